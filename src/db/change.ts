@@ -8,15 +8,14 @@ export type Actor = `owner:${Id}` | `management_key:${Id}` | "admin" | "system";
 /**
  * Locks an account for a change to it or to its keys, and moves its time on. Comes first in each such transaction.
  *
- * @returns the account's time: a whole millisecond, which a Date holds exactly, after all that happened before
+ * @returns the account's time, after all that happened before
  * @throws not_found
  */
 export async function lockForChange(tx: Tx, account: Id): Promise<Date> {
   const [locked] = await lockAccounts(tx, [account]);
   if (!locked) throw refuse("not_found");
-  const at = new Date(locked.at.getTime() + 1);
-  await tx`update account set last_at = ${at} where id = ${account}`;
-  return at;
+  await tx`update account set last_at = ${locked.at} where id = ${account}`;
+  return locked.at;
 }
 
 export interface AuditEvent {

@@ -1,7 +1,8 @@
 import type { Id } from "../base/ids.js";
 import type { Log } from "../base/log.js";
 import { elapsed, now, pause, SECOND } from "../base/time.js";
-import { only, type Sql } from "../db/sql.js";
+import type { Sql } from "../db/sql.js";
+import { renewLease } from "./store.js";
 
 const RENEW_EVERY = 5 * SECOND;
 /** A lease that could not be renewed for this long counts as lost: others may end our holds soon after. */
@@ -56,11 +57,6 @@ export async function keepLease(sql: Sql, gateway: Id, log: Log): Promise<Lease>
 
 /** @returns milliseconds that our clock is ahead of the database's */
 async function renew(sql: Sql, gateway: Id): Promise<number> {
-  const { seen_at } = only(
-    await sql<{ seen_at: Date }[]>`
-      insert into gateway values (${gateway}, keytoll_clock(), keytoll_clock())
-      on conflict (id) do update set seen_at = keytoll_clock()
-      returning seen_at`,
-  );
-  return now() - seen_at.getTime();
+  const seenAt = await renewLease(sql, gateway);
+  return now() - seenAt.getTime();
 }

@@ -1,6 +1,6 @@
 import type { Id } from "../base/ids.js";
 import type { Ngonka } from "../base/money.js";
-import type { Db, Sql } from "../db/sql.js";
+import { type Db, only, type Sql } from "../db/sql.js";
 import type { Capture, Extension, HoldRequest } from "./holds.js";
 
 /** One item of a batch that ends holds. Kinds are those of the SQL function end_holds. */
@@ -154,4 +154,32 @@ export async function findChildOfAccount(
     select id, management_key_id as "managementKey", models from child_key
      where id = ${child} and account_id = ${account} and status <> 'deleted'`;
   return row;
+}
+
+/** Notes that a gateway lives. @returns the database's clock */
+export async function renewLease(sql: Sql, gateway: Id): Promise<Date> {
+  const { seen_at } = only(
+    await sql<{ seen_at: Date }[]>`
+      insert into gateway values (${gateway}, keytoll_clock(), keytoll_clock())
+      on conflict (id) do update set seen_at = keytoll_clock()
+      returning seen_at`,
+  );
+  return seen_at;
+}
+
+/** Ends up to `limit` holds that are past their deadline or whose gateway is gone. */
+export async function sweepPage(
+  sql: Sql,
+  limit: number,
+): Promise<{ captured: number; voided: number }> {
+  return only(
+    await sql<{ captured: number; voided: number }[]>`
+      select captured, voided from sweep_holds(${limit})`,
+  );
+}
+
+/** Makes the monthly partitions from last month to three months ahead. @returns how many were missing */
+export async function ensurePartitions(sql: Sql): Promise<number> {
+  const { made } = only(await sql<{ made: number }[]>`select ensure_hold_partitions(3) as made`);
+  return made;
 }

@@ -1,4 +1,5 @@
-import { only, type Sql } from "../db/sql.js";
+import type { Sql } from "../db/sql.js";
+import { ensurePartitions, sweepPage } from "./store.js";
 
 const PAGE = 500;
 
@@ -14,7 +15,7 @@ export async function sweepHolds(
 ): Promise<{ captured: number; voided: number }> {
   const all = { captured: 0, voided: 0 };
   for (;;) {
-    const { captured, voided } = await sweepPage(sql);
+    const { captured, voided } = await sweepPage(sql, PAGE);
     all.captured += captured;
     all.voided += voided;
     onPage();
@@ -22,15 +23,5 @@ export async function sweepHolds(
   }
 }
 
-async function sweepPage(sql: Sql) {
-  return only(
-    await sql<{ captured: number; voided: number }[]>`
-      select captured, voided from sweep_holds(${PAGE})`,
-  );
-}
-
 /** Makes the monthly partitions around now that are missing. @returns how many were made */
-export async function makePartitions(sql: Sql): Promise<number> {
-  const { made } = only(await sql<{ made: number }[]>`select ensure_hold_partitions(3) as made`);
-  return made;
-}
+export const makePartitions = (sql: Sql): Promise<number> => ensurePartitions(sql);

@@ -2,6 +2,16 @@
 create function keytoll_clock() returns timestamptz language sql volatile
   as $$ select clock_timestamp() $$;
 
+-- Smallest UUIDv7 of an instant: where a partition begins.
+create function first_id_of(at timestamptz) returns uuid language sql immutable as $$
+  select (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0') || '00000000000000000000')::uuid
+$$;
+
+-- A UUIDv7 of an instant, its other 74 bits random.
+create function new_id(at timestamptz) returns uuid language sql volatile as $$
+  select (substr(first_id_of(at)::text, 1, 14) || '7' || substr(gen_random_uuid()::text, 16))::uuid
+$$;
+
 create function refuse_change() returns trigger language plpgsql as $$
 begin
   raise exception '% is append-only', tg_table_name using errcode = 'restrict_violation';

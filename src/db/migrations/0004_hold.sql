@@ -63,11 +63,6 @@ create view usage_record as
     from ended_hold
    where usage_seq is not null;
 
--- Smallest UUIDv7 of an instant: where a partition begins.
-create function first_id_of(at timestamptz) returns uuid language sql immutable as $$
-  select (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0') || '00000000000000000000')::uuid
-$$;
-
 -- Makes the monthly partitions around now: one back (ids may be a day old) and p_ahead to come.
 create function ensure_hold_partitions(p_ahead int) returns int language plpgsql as $$
 declare

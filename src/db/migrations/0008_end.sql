@@ -104,7 +104,7 @@ begin
         if i_result[i] = 3 then i_cost[i] := r.request_cost; end if;
       end loop;
       if i_result[i] = 5 and p_kinds[i] = 2 and i_cost[i] > 0 then
-        insert into transfer values (gen_random_uuid(), c_loss, c_upstream_cost, i_cost[i], 'loss',
+        insert into transfer values (new_id(a_now[ai]), c_loss, c_upstream_cost, i_cost[i], 'loss',
           p_accounts[ai] || '/' || p_ids[i], a_now[ai]) on conflict do nothing;
       end if;
     elsif i_result[i] = 1 then
@@ -113,7 +113,7 @@ begin
           i_result[i] := 7;
           continue;
         end if;
-        insert into transfer values (gen_random_uuid(), c_loss, c_upstream_cost, i_cost[i] - i_held[i], 'loss',
+        insert into transfer values (new_id(a_now[ai]), c_loss, c_upstream_cost, i_cost[i] - i_held[i], 'loss',
           p_accounts[ai] || '/' || p_ids[i], a_now[ai]) on conflict do nothing;
         i_cost[i] := i_held[i];
       end if;

@@ -1,7 +1,8 @@
 -- Locks accounts, ascending, and tells each one's time: what every writer of an account or its keys does first.
+-- The time is a whole millisecond after all that happened before: it survives a client that knows no finer ones.
 create function lock_accounts(p_accounts uuid[])
   returns table (id uuid, at timestamptz, status text, posted bigint, held bigint, accrued bigint) language sql as $$
-  select a.id, greatest(keytoll_clock(), a.last_at + interval '1 microsecond'), a.status, a.posted, a.held, a.accrued
+  select a.id, date_trunc('milliseconds', greatest(keytoll_clock(), a.last_at)) + interval '1 millisecond', a.status, a.posted, a.held, a.accrued
     from account a where a.id = any (p_accounts) order by a.id for no key update
 $$;
 

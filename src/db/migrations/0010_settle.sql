@@ -53,7 +53,7 @@ begin
     return;
   end if;
   if amount > 0 then
-    v_transfer := gen_random_uuid();
+    v_transfer := new_id(a.at);
     insert into transfer values (v_transfer, p_account, c_revenue, amount, 'settlement',
       p_account || '/' || (a.post_no + 1), a.at);
   end if;

@@ -1,0 +1,84 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { Refusal, refuse, toRefusal } from "../../base/errors.js";
+import type { Log } from "../../base/log.js";
+
+/** Sends an object as JSON, with the headers that every answer of the plain-HTTP doors has. */
+export function sendJson(
+  response: ServerResponse,
+  status: number,
+  body: object,
+  requestId: string,
+): void {
+  const bytes = Buffer.from(JSON.stringify(body));
+  response.statusCode = status;
+  response.setHeader("content-type", "application/json");
+  response.setHeader("content-length", bytes.length);
+  response.setHeader("x-request-id", requestId);
+  response.end(bytes);
+}
+
+/**
+ * Answers with a refusal as `{"error": {message, type, code, param?, ...facts}}`. Anything but a Refusal is logged and becomes
+ * "internal error". Where the answer has begun already, or the caller is gone, the connection is cut instead.
+ */
+export function sendError(
+  response: ServerResponse,
+  error: unknown,
+  requestId: string,
+  log: Log,
+): void {
+  if (!(error instanceof Refusal) && !isHangUp(error)) {
+    log.error({ err: error, requestId }, "request failed");
+  }
+  if (response.headersSent || response.destroyed) {
+    response.destroy();
+    return;
+  }
+  const refusal = toRefusal(error);
+  const { retryAfter, shouldRetry } = refusal.details;
+  if (retryAfter !== undefined) response.setHeader("retry-after", retryAfter);
+  if (shouldRetry !== undefined) response.setHeader("x-should-retry", String(shouldRetry));
+  sendJson(response, refusal.meaning.http, { error: errorBody(refusal) }, requestId);
+}
+
+/** What reading a body meets where the caller closes its connection half-way. */
+function isHangUp(error: unknown): boolean {
+  return error instanceof Error && "code" in error && error.code === "ECONNRESET";
+}
+
+function errorBody({ reason, message, meaning, details }: Refusal): Record<string, string> {
+  return {
+    ...details.facts,
+    message,
+    type: meaning.type ?? reason,
+    code: reason,
+    ...(details.param !== undefined && { param: details.param }),
+  };
+}
+
+/**
+ * Reads a whole body. Where it is too large, the connection closes after the answer: the rest of it is never read.
+ *
+ * @throws request_too_large  more than `limit` bytes, declared or sent
+ */
+export async function readBody(
+  request: IncomingMessage,
+  response: ServerResponse,
+  limit: number,
+): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let size = Number(request.headers["content-length"] ?? 0);
+  if (size <= limit) {
+    size = 0;
+    // Leaving this loop must not destroy the request: its answer goes over the same connection.
+    for await (const chunk of request.iterator({ destroyOnReturn: false })) {
+      size += (chunk as Buffer).length;
+      if (size > limit) break;
+      chunks.push(chunk as Buffer);
+    }
+  }
+  if (size <= limit) return Buffer.concat(chunks, size);
+
+  if (request.httpVersionMajor === 1) response.setHeader("connection", "close");
+  throw refuse("request_too_large", { message: `the request body is larger than ${limit} bytes` });
+}

@@ -1,0 +1,74 @@
+import { create } from "@bufbuild/protobuf";
+import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
+import { errorFromJsonBytes, errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
+import { newId } from "../../base/ids.js";
+import { ErrorInfoSchema } from "../../gen/google/rpc/errors_pb.js";
+
+type UnaryHandler = ConnectRouter["handlers"][number];
+type Answer = Awaited<ReturnType<UnaryHandler>>;
+
+const UNREADABLE = new ConnectError("the request is not valid", Code.InvalidArgument);
+
+/** What the JSON reader says of a field, and how we say it. */
+const PROBLEMS: { says: RegExp; problem: (rest: string) => string }[] = [
+  { says: /key "([^"]+)" is unknown()$/, problem: () => "unknown field" },
+  { says: /duplicate object key "([^"]+)"()$/, problem: () => "given twice" },
+  {
+    says: /^cannot decode (?:field|oneof) [\w.]+\.(\w+) from JSON: (.*)$/s,
+    problem: (rest) => rest,
+  },
+];
+
+/**
+ * Gives requests that Connect could not read the same details as every other refusal: they fail before any handler of ours
+ * could say why. Replaces the handlers of the router.
+ */
+export function explainUndecoded({ handlers }: ConnectRouter): void {
+  const explained = handlers.map((handler) => {
+    const { service, method, requestPath, supportedContentType, protocolNames, allowedMethods } =
+      handler;
+    const facts = { service, method, requestPath, supportedContentType };
+    const call: (...request: Parameters<UnaryHandler>) => Promise<Answer> = async (request) =>
+      await explain(await handler(request));
+    return Object.assign(call, { ...facts, protocolNames, allowedMethods });
+  });
+  handlers.splice(0, handlers.length, ...explained);
+}
+
+async function explain(answer: Answer): Promise<Answer> {
+  const isJson = answer.header?.get("content-type") === "application/json";
+  if (answer.status < 400 || !isJson || !answer.header || !answer.body) return answer;
+  // A refusal of a handler has its id already, and a compressed one is too long to be a reader's.
+  if (answer.header.has("x-request-id") || answer.header.has("content-encoding")) return answer;
+
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of answer.body) chunks.push(chunk);
+  const said = errorFromJsonBytes(Buffer.concat(chunks), undefined, UNREADABLE);
+  const requestId = newId();
+  const bytes = errorToJsonBytes(inOurWords(said, requestId), undefined);
+  answer.header.set("x-request-id", requestId);
+  answer.header.set("content-length", String(bytes.byteLength));
+  return { ...answer, body: once(bytes) };
+}
+
+function inOurWords(said: ConnectError, requestId: string): ConnectError {
+  const metadata: Record<string, string> = { request_id: requestId };
+  let message = said.rawMessage;
+  for (const { says, problem } of PROBLEMS) {
+    const [, param, rest = ""] = says.exec(message) ?? [];
+    if (param === undefined) continue;
+    metadata.param = param;
+    message = `${param}: ${problem(rest)}`;
+    break;
+  }
+  const tooLarge = said.code === Code.ResourceExhausted;
+  const reason = tooLarge ? "REQUEST_TOO_LARGE" : "INVALID_REQUEST_ERROR";
+  const error = new ConnectError(message, said.code);
+  const value = create(ErrorInfoSchema, { reason, domain: "keytoll", metadata });
+  error.details.push({ desc: ErrorInfoSchema, value });
+  return error;
+}
+
+async function* once(bytes: Uint8Array): AsyncIterable<Uint8Array> {
+  yield bytes;
+}
