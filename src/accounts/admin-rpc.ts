@@ -1,0 +1,110 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { refuseField } from "../base/errors.js";
+import { checkId, checkPage } from "../base/field.js";
+import type { Sql } from "../db/sql.js";
+import type {
+  CreditAccountRequest,
+  GetStatusRequest,
+  GetStatusResponseSchema,
+  ListAccountsRequest,
+  ListModelPricesRequest,
+  ModelPriceSchema,
+  ResumeAccountRequest,
+  SetModelPriceRequest,
+  SuspendAccountRequest,
+} from "../gen/keytoll/v1/admin_pb.js";
+import { listPrices, type Price, setModelPrice } from "../pricing/prices.js";
+import { creditAccount, listAccounts, resumeAccount, suspendAccount } from "./accounts.js";
+import { encodeAccount, encodeTransfer } from "./rpc.js";
+import { readBacklog } from "./store.js";
+
+interface Call {
+  authorization: string | undefined;
+}
+
+type Health = Pick<
+  MessageInitShape<typeof GetStatusResponseSchema>,
+  "version" | "ready" | "dependencies"
+>;
+
+export interface AdminHandling {
+  sql: Sql;
+  requireAdmin(authorization: string | undefined): Promise<void>;
+  /** What this process stands on, as /readyz tells it. */
+  health(): Promise<Health>;
+}
+
+/** The handlers of AdminService. */
+export const adminHandlers = (handling: AdminHandling) => ({
+  ...adminAccountHandlers(handling),
+  ...adminPriceHandlers(handling),
+});
+
+function adminAccountHandlers({ sql, requireAdmin, health }: AdminHandling) {
+  const idOf = (request: { accountId: string }) => checkId("account_id", request.accountId);
+  return {
+    async creditAccount(request: CreditAccountRequest, call: Call) {
+      await requireAdmin(call.authorization);
+      const { amountNgonka: amount, reference } = request;
+      const transfer = await creditAccount(sql, { account: idOf(request), amount, reference });
+      return { transfer: encodeTransfer(transfer) };
+    },
+    async listAccounts(request: ListAccountsRequest, call: Call) {
+      await requireAdmin(call.authorization);
+      const page = await listAccounts(sql, request.email, checkPage(request));
+      return { ...page, data: page.data.map(encodeAccount) };
+    },
+    async suspendAccount(request: SuspendAccountRequest, call: Call) {
+      await requireAdmin(call.authorization);
+      const account = await suspendAccount(sql, idOf(request), request.reason);
+      return { account: encodeAccount(account) };
+    },
+    async resumeAccount(request: ResumeAccountRequest, call: Call) {
+      await requireAdmin(call.authorization);
+      return { account: encodeAccount(await resumeAccount(sql, idOf(request))) };
+    },
+    async getStatus(_request: GetStatusRequest, call: Call) {
+      await requireAdmin(call.authorization);
+      const [backlog, known] = await Promise.all([readBacklog(sql), health()]);
+      return { ...known, ...backlog, databaseTime: timestampFromDate(backlog.databaseTime) };
+    },
+  };
+}
+
+function adminPriceHandlers({ sql, requireAdmin }: AdminHandling) {
+  return {
+    async setModelPrice(request: SetModelPriceRequest, call: Call) {
+      await requireAdmin(call.authorization);
+      const price = await setModelPrice(sql, {
+        model: request.model,
+        inputPerMtok: required("input_ngonka_per_mtok", request.inputNgonkaPerMtok),
+        outputPerMtok: required("output_ngonka_per_mtok", request.outputNgonkaPerMtok),
+        contextTokens: request.contextTokens ?? null,
+        maxOutputTokens: request.maxOutputTokens ?? null,
+        enabled: request.enabled ?? true,
+      });
+      return { modelPrice: encodePrice(price) };
+    },
+    async listModelPrices(_request: ListModelPricesRequest, call: Call) {
+      await requireAdmin(call.authorization);
+      return { data: (await listPrices(sql)).map(encodePrice) };
+    },
+  };
+}
+
+function required(param: string, value: bigint | undefined): bigint {
+  if (value === undefined) throw refuseField(param, "is required");
+  return value;
+}
+
+const encodePrice = (price: Price): MessageInitShape<typeof ModelPriceSchema> => ({
+  model: price.model,
+  version: price.version,
+  inputNgonkaPerMtok: price.inputPerMtok,
+  outputNgonkaPerMtok: price.outputPerMtok,
+  ...(price.contextTokens !== null && { contextTokens: price.contextTokens }),
+  ...(price.maxOutputTokens !== null && { maxOutputTokens: price.maxOutputTokens }),
+  enabled: price.enabled,
+  createdAt: timestampFromDate(price.since),
+});

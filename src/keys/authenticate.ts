@@ -1,0 +1,131 @@
+import { LRUCache } from "lru-cache";
+import { refuse } from "../base/errors.js";
+import type { Id } from "../base/ids.js";
+import { MINUTE, now } from "../base/time.js";
+import { listen } from "../db/listen.js";
+import type { Sql } from "../db/sql.js";
+import type { KeyCaller } from "./caller.js";
+import { works } from "./key.js";
+import { hashSecret, type KeyKind, kindOfSecret } from "./secret.js";
+import { type Found, findBySecret } from "./store-secret.js";
+
+/** About 0.5 kB each. */
+const MAX_CACHED = 50_000;
+const TTL = MINUTE;
+
+export interface Keyring {
+  /** Tells whose secret this is. @throws invalid_api_key, one refusal for whatever is wrong with it */
+  find(secret: string): Promise<KeyCaller>;
+  /** Forgets a key, and for a management key its children. */
+  evict(key: Id): void;
+  stop(): Promise<void>;
+}
+
+/**
+ * Authenticates secrets of keys, from a cache that forgets a key as soon as Postgres tells of its change. Status,
+ * expiry and grace are judged by the clock at each use; what is spent is decided by authorize alone, which reads the
+ * rows again. Unknown secrets are never cached.
+ *
+ * @param secrets peppers, newest first
+ */
+export function createKeyring(sql: Sql, secrets: readonly string[]): Keyring {
+  const cache = createCache();
+  const asked = new Map<string, Promise<Found | undefined>>();
+  // Grows with each change that is heard of, so that a row read before it is not cached after it
+  let changes = 0;
+
+  const evict = (key: Id): void => {
+    changes += 1;
+    asked.clear();
+    cache.forget(key);
+  };
+  const evictAll = (): void => {
+    changes += 1;
+    asked.clear();
+    cache.clear();
+  };
+  const ear = listen(sql, "key_changed", { heard: evict, connected: evictAll });
+
+  async function lookUp(kind: KeyKind, secret: string, name: string): Promise<Found | undefined> {
+    const seen = changes;
+    const hashes = secrets.map((pepper) => hashSecret(secret, pepper));
+    const found = await findBySecret(sql, kind, hashes);
+    if (found && seen === changes) cache.put(name, found);
+    return found;
+  }
+
+  function lookUpOnce(kind: KeyKind, secret: string, name: string): Promise<Found | undefined> {
+    const underWay = asked.get(name);
+    if (underWay) return underWay;
+    const answer = lookUp(kind, secret, name).finally(() => {
+      if (asked.get(name) === answer) asked.delete(name);
+    });
+    asked.set(name, answer);
+    return answer;
+  }
+
+  return {
+    async find(secret) {
+      const kind = kindOfSecret(secret);
+      const newest = secrets[0];
+      if (kind === undefined || newest === undefined) throw refuse("invalid_api_key");
+      const name = hashSecret(secret, newest).toString("latin1");
+      const found = cache.get(name) ?? (await lookUpOnce(kind, secret, name));
+      if (!found || !mayPass(found)) throw refuse("invalid_api_key");
+      return toCaller(found);
+    },
+    evict,
+    stop: () => ear.stop(),
+  };
+}
+
+/** Found keys by the hash of their secret, with a way back from the key's id. */
+function createCache() {
+  const namesOf = new Map<Id, Set<string>>();
+  const found = new LRUCache<string, Found>({
+    max: MAX_CACHED,
+    ttl: TTL,
+    dispose: (row, name) => {
+      for (const id of idsOf(row)) {
+        const names = namesOf.get(id);
+        names?.delete(name);
+        if (names?.size === 0) namesOf.delete(id);
+      }
+    },
+  });
+  return {
+    get: (name: string) => found.get(name),
+    put(name: string, row: Found): void {
+      found.set(name, row);
+      for (const id of idsOf(row)) {
+        const names = namesOf.get(id) ?? new Set();
+        namesOf.set(id, names.add(name));
+      }
+    },
+    forget(id: Id): void {
+      for (const name of [...(namesOf.get(id) ?? [])]) found.delete(name);
+    },
+    clear: () => found.clear(),
+  };
+}
+
+const idsOf = (row: Found): Id[] =>
+  row.kind === "child" ? [row.key, row.managementKey] : [row.key];
+
+function mayPass(found: Found): boolean {
+  const at = now();
+  if (!works(found, found.version, at)) return false;
+  if (found.kind === "management") return true;
+  const parentExpired = found.parentExpiresAt !== null && found.parentExpiresAt.getTime() <= at;
+  return found.parentStatus === "active" && !parentExpired;
+}
+
+function toCaller(found: Found): KeyCaller {
+  const { account, version: secretVersion } = found;
+  if (found.kind === "management") {
+    const { kind, key: managementKey, access } = found;
+    return { kind, account, managementKey, secretVersion, access };
+  }
+  const { kind, key: child, managementKey, rateLimitRpm, models } = found;
+  return { kind, account, child, managementKey, secretVersion, rateLimitRpm, models };
+}

@@ -1,0 +1,47 @@
+import type { Id } from "../base/ids.js";
+import type { Actor } from "../db/change.js";
+
+export type Access = "read_write" | "read_only";
+
+/** The account's owner, by a signed token. */
+export interface OwnerCaller {
+  kind: "owner";
+  account: Id;
+}
+
+/** A `gm-` key: administers itself and its children. */
+export interface ManagementCaller {
+  kind: "management";
+  account: Id;
+  managementKey: Id;
+  /** Version of the secret that authenticated. */
+  secretVersion: number;
+  access: Access;
+}
+
+/** A `gc-` key: infers. */
+export interface ChildCaller {
+  kind: "child";
+  account: Id;
+  child: Id;
+  managementKey: Id;
+  secretVersion: number;
+  /** Most requests in any 60 s; null: no limit. */
+  rateLimitRpm: number | null;
+  /** Models that it may use; null: all. */
+  models: string[] | null;
+}
+
+/** The operator, by the admin token. */
+export interface AdminCaller {
+  kind: "admin";
+}
+
+export type KeyCaller = ManagementCaller | ChildCaller;
+export type Caller = OwnerCaller | KeyCaller | AdminCaller;
+/** Who may administer keys. */
+export type Manager = OwnerCaller | ManagementCaller;
+
+/** The manager as the audit trail names them. */
+export const actorOf = (manager: Manager): Actor =>
+  manager.kind === "owner" ? `owner:${manager.account}` : `management_key:${manager.managementKey}`;

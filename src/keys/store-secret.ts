@@ -1,0 +1,81 @@
+import type { Id } from "../base/ids.js";
+import type { Db, Tx } from "../db/sql.js";
+import type { Access } from "./caller.js";
+import type { SecretState } from "./key.js";
+import type { KeyKind } from "./secret.js";
+
+interface NewSecretRow {
+  kind: KeyKind;
+  key: Id;
+  version: number;
+  hash: Buffer;
+  pepper: string;
+  at: Date;
+}
+
+export async function insertSecret(tx: Tx, row: NewSecretRow): Promise<void> {
+  await tx`
+    insert into key_secret (hash, pepper, kind, key_id, version, created_at)
+    values (${row.hash}, ${row.pepper}, ${row.kind}, ${row.key}, ${row.version}, ${row.at})`;
+}
+
+export interface FoundManagement extends SecretState {
+  kind: "management";
+  key: Id;
+  account: Id;
+  /** Version of the secret that was found. */
+  version: number;
+  access: Access;
+}
+
+export interface FoundChild extends SecretState {
+  kind: "child";
+  key: Id;
+  account: Id;
+  version: number;
+  managementKey: Id;
+  parentStatus: string;
+  parentExpiresAt: Date | null;
+  rateLimitRpm: number | null;
+  models: string[] | null;
+}
+
+export type Found = FoundManagement | FoundChild;
+
+/** Finds the key that a secret belongs to, by its hash under any of the peppers. */
+export async function findBySecret(
+  db: Db,
+  kind: KeyKind,
+  hashes: Buffer[],
+): Promise<Found | undefined> {
+  const [row] =
+    kind === "child" ? await childBySecret(db, hashes) : await managementBySecret(db, hashes);
+  return row;
+}
+
+const managementBySecret = (db: Db, hashes: Buffer[]) => db<FoundManagement[]>`
+  select s.kind, m.id as key, m.account_id as account, s.version, m.access, m.status,
+         m.expires_at as "expiresAt", m.secret_version as "secretVersion",
+         m.previous_secret_until as "previousSecretUntil"
+    from key_secret s join management_key m on m.id = s.key_id
+   where s.hash in ${db(hashes)} and s.kind = 'management'`;
+
+const childBySecret = (db: Db, hashes: Buffer[]) => db<FoundChild[]>`
+  select s.kind, c.id as key, c.account_id as account, s.version, c.status,
+         c.management_key_id as "managementKey", m.status as "parentStatus",
+         m.expires_at as "parentExpiresAt", c.rate_limit_rpm as "rateLimitRpm", c.models,
+         c.expires_at as "expiresAt", c.secret_version as "secretVersion",
+         c.previous_secret_until as "previousSecretUntil"
+    from key_secret s
+    join child_key c on c.id = s.key_id
+    join management_key m on m.id = c.management_key_id
+   where s.hash in ${db(hashes)} and s.kind = 'child'`;
+
+/** Tells every gateway to forget the key, and the job that watches its expiry of a new time, once this commits. */
+export async function announceKey(tx: Tx, kind: KeyKind, key: Id, timed: boolean): Promise<void> {
+  await tx`select pg_notify('key_changed', ${key})`;
+  if (!timed) return;
+  await tx`
+    insert into outbox (kind, key, payload)
+    values ('key_expiry', ${key}, ${tx.json({ key_kind: kind })})`;
+}
