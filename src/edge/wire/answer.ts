@@ -48,11 +48,11 @@ function isHangUp(error: unknown): boolean {
 
 function errorBody({ reason, message, meaning, details }: Refusal): Record<string, string> {
   return {
-    ...details.facts,
-    message,
     type: meaning.type ?? reason,
     code: reason,
+    message,
     ...(details.param !== undefined && { param: details.param }),
+    ...details.facts,
   };
 }
 
