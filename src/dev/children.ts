@@ -15,6 +15,8 @@ export interface Child<Ready> extends Service {
 export interface ChildOptions {
   verb: "serve" | "work" | "demo-upstream";
   kind: Kind;
+  /** What stands behind the verb. */
+  args?: string[];
   env: NodeJS.ProcessEnv;
   dataDir: string;
   say: Say;
@@ -37,7 +39,7 @@ export async function startChild<Ready>(options: ChildOptions): Promise<Child<Re
   const log = join(dataDir, "logs", `${verb}.log`);
   const file = openSync(log, "a", 0o600);
   const stopFollowing = follow(log, (line) => tellWarning(verb, line, say));
-  const child = spawn(process.execPath, [...nodeArgs(MAIN), verb], {
+  const child = spawn(process.execPath, [...nodeArgs(MAIN), verb, ...(options.args ?? [])], {
     detached: true,
     stdio: ["ignore", file, file, "ipc"],
     env: options.env,

@@ -96,8 +96,9 @@ interface Gateway {
 }
 
 /** A gateway that is started again is where it was, also where its ports were any free ones. */
-function samePorts({ http, grpc }: Gateway): NodeJS.ProcessEnv {
-  return { PORT: new URL(http).port, GRPC_PORT: new URL(`http://${grpc}`).port };
+function samePorts({ http, grpc }: Gateway, { env }: ChildSpec): Partial<ChildSpec> {
+  const ports = { PORT: new URL(http).port, GRPC_PORT: new URL(`http://${grpc}`).port };
+  return { env: { ...env, ...ports } };
 }
 
 async function prepareDatabase(config: Config, { secrets }: Secrets, context: Context) {
@@ -116,26 +117,25 @@ async function provideUpstream(
   context: Context,
 ): Promise<string | undefined> {
   if (config.upstreamUrl || config.upstreamsFile) return undefined;
-  const child = { verb: "demo-upstream", kind: "upstream", env: { ...env, PORT: "0" } } as const;
+  const child = { verb: "demo-upstream", kind: "upstream", env } as const;
   const { url } = await runChild<{ url: string }>(context, child, (ready) => ({
-    PORT: new URL(ready.url).port,
+    args: ["--port", new URL(ready.url).port],
   }));
   return url;
 }
 
-type ChildSpec = Pick<ChildOptions, "verb" | "kind" | "env">;
+type ChildSpec = Pick<ChildOptions, "verb" | "kind" | "args" | "env">;
 
 async function runChild<R>(
   context: Context,
   spec: ChildSpec,
-  envAgain: (ready: R) => NodeJS.ProcessEnv = () => ({}),
+  again: (ready: R, spec: ChildSpec) => Partial<ChildSpec> = () => ({}),
 ): Promise<R> {
   const { config, say, watch, keep } = context;
   const { dataDir } = config;
-  const child = (env: NodeJS.ProcessEnv) =>
-    startChild<R>({ ...spec, env, dataDir, say, watch: watch(spec.kind) });
-  const first = await watched(say, spec.verb, child(spec.env));
-  keep(spec.verb, first, () => child({ ...spec.env, ...envAgain(first.ready) }));
+  const child = (it: ChildSpec) => startChild<R>({ ...it, dataDir, say, watch: watch(it.kind) });
+  const first = await watched(say, spec.verb, child(spec));
+  keep(spec.verb, first, () => child({ ...spec, ...again(first.ready, spec) }));
   return first.ready;
 }
 
