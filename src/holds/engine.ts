@@ -1,4 +1,4 @@
-import { refuse } from "../base/errors.js";
+import { Refusal, refuse } from "../base/errors.js";
 import type { Id } from "../base/ids.js";
 import { MINUTE, SECOND } from "../base/time.js";
 import { isOutage, withPatience } from "../db/outage.js";
@@ -78,14 +78,21 @@ function durable<Item, Answer>(
   patience: number,
   run: (items: Item[]) => Promise<(Answer | Error)[]>,
 ): (items: Item[]) => Promise<(Answer | Error)[]> {
-  return async (items) => {
+  const known = async (items: Item[]): Promise<(Answer | Error)[]> => {
     try {
       return await withPatience(patience, () => run(items));
     } catch (error) {
       if (isOutage(error)) throw refuse("not_ready", { retryAfter: 1, shouldRetry: true });
-      if (items.length === 1) throw error;
+      throw error;
+    }
+  };
+  return async (items) => {
+    try {
+      return await known(items);
+    } catch (error) {
+      if (error instanceof Refusal || items.length === 1) throw error;
       return await Promise.all(
-        items.map(async (item) => (await run([item]).catch(asAnswer))[0] ?? new Error("no answer")),
+        items.map(async (item) => (await known([item]).catch(asAnswer))[0] ?? new Error("lost")),
       );
     }
   };

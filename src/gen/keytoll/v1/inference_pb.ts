@@ -649,7 +649,7 @@ export const ModelSchema: GenMessage<Model> = /*@__PURE__*/
  */
 export const InferenceService: GenService<{
   /**
-   * One answer in one piece. Takes `idempotency-key` in the metadata.
+   * One answer in one piece.
    *
    * @generated from rpc keytoll.v1.InferenceService.CreateChatCompletion
    */

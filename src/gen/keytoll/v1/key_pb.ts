@@ -1107,7 +1107,7 @@ export const AccessSchema: GenEnum<Access> = /*@__PURE__*/
 
 /**
  * Management keys (`gm-`) and the child keys (`gc-`) under them. Authorization: the owner's token, or a `gm-` key for itself and
- * its own children. Another owner's id is NOT_FOUND. Creates take `idempotency-key` in the metadata.
+ * its own children. Another owner's id is NOT_FOUND.
  *
  * @generated from service keytoll.v1.KeyService
  */
