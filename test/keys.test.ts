@@ -590,28 +590,21 @@ describe("child keys", () => {
 
   test("an expiry that is set, changed or cleared is told to the job that watches it", async () => {
     const told = async (id: string) =>
-      (await doors.sql`select kind, payload from outbox where key = ${id} order by id`).map(
-        (it) => ({
-          ...it,
-        }),
-      );
+      (await doors.sql`select kind from outbox where key = ${id} order by id`).map((it) => it.kind);
     const { ref } = await child();
     expect(await told(ref.childKeyId)).toEqual([]);
     await update(ref, ["expires_at"], { expiresAt: inTheFuture(DAY) });
     await update(ref, ["expires_at"], { expiresAt: inTheFuture(2 * DAY) });
     await update(ref, ["name"], { name: "another" });
     await update(ref, ["expires_at"], {});
-    const entry = { kind: "key_expiry", payload: { key_kind: "child" } };
-    expect(await told(ref.childKeyId)).toEqual([entry, entry, entry]);
+    expect(await told(ref.childKeyId)).toEqual(["key_expiry", "key_expiry", "key_expiry"]);
 
     const { managementKey } = await doors.call(
       method.createManagementKey,
       { name: "x", expiresAt: inTheFuture(DAY) },
       token,
     );
-    expect(await told(managementKey?.id ?? "")).toEqual([
-      { kind: "key_expiry", payload: { key_kind: "management" } },
-    ]);
+    expect(await told(managementKey?.id ?? "")).toEqual(["key_expiry"]);
   });
 
   test("deleting is for good, and again the same", async () => {

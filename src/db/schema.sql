@@ -211,7 +211,6 @@ create table outbox (
   id bigint not null generated always as identity,
   kind text not null,
   key text not null,
-  payload jsonb not null default '{}'::jsonb,
   created_at timestamp with time zone not null default keytoll_clock(),
   next_at timestamp with time zone not null default keytoll_clock(),
   attempts integer not null default 0,
@@ -333,19 +332,20 @@ declare
   a_n int := cardinality(p_accounts);
   a_status smallint[] := array_fill(0::smallint, array[a_n]);  -- 0 unknown, 1 active, 2 suspended
   a_now timestamptz[] := array_fill(null::timestamptz, array[a_n]);
+  a_day date[] := array_fill(null::date, array[a_n]);
+  a_month date[] := array_fill(null::date, array[a_n]);
   a_free bigint[] := array_fill(0::bigint, array[a_n]);        -- available
   a_held bigint[] := array_fill(0::bigint, array[a_n]);        -- held before this batch
   a_add bigint[] := array_fill(0::bigint, array[a_n]);
   -- per child
-  c_n int := cardinality(p_children);
-  c_status smallint[] := array_fill(5::smallint, array[c_n]);  -- 0 may spend, else the decision it gets
-  c_version int[] := array_fill(0, array[c_n]);
-  c_grace boolean[] := array_fill(false, array[c_n]);
-  c_day bigint[] := array_fill(null::bigint, array[c_n]);      -- remaining, null: no limit
-  c_month bigint[] := array_fill(null::bigint, array[c_n]);
-  c_total bigint[] := array_fill(null::bigint, array[c_n]);
-  c_held bigint[] := array_fill(0::bigint, array[c_n]);
-  c_add bigint[] := array_fill(0::bigint, array[c_n]);
+  c_status smallint[];           -- 0 may spend, else the decision it gets
+  c_version int[];
+  c_grace boolean[];
+  c_day bigint[];                -- remaining, null: no limit
+  c_month bigint[];
+  c_total bigint[];
+  c_held bigint[];
+  c_add bigint[] := array_fill(0::bigint, array[cardinality(p_children)]);
   -- per item
   i_result smallint[] := array_fill(0::smallint, array[n]);
   i_amount bigint[] := p_amounts;
@@ -366,33 +366,29 @@ begin
     while p_accounts[i] <> r.id loop i := i + 1; end loop;
     a_status[i] := case r.status when 'active' then 1 else 2 end;
     a_now[i] := r.at;
+    a_day[i] := (r.at at time zone 'UTC')::date;
+    a_month[i] := date_trunc('month', r.at at time zone 'UTC')::date;
     a_free[i] := r.posted - r.accrued - r.held;
     a_held[i] := r.held;
   end loop;
 
-  i := 1;
-  for r in select c.*, m.status as m_status, m.expires_at as m_expires_at
-             from child_key c join management_key m on m.id = c.management_key_id
-            where c.id = any (p_children) order by c.id loop
-    while p_children[i] <> r.id loop i := i + 1; end loop;
-    ai := p_child_account[i];
-    if r.account_id = p_accounts[ai] and r.status <> 'deleted' and a_status[ai] > 0 then
-      c_status[i] := case
-        when r.status <> 'active' or r.m_status <> 'active'
-          or r.expires_at <= a_now[ai] or r.m_expires_at <= a_now[ai] then 6
-        when a_status[ai] = 2 then 7
-        else 0 end;
-      c_version[i] := r.secret_version;
-      c_grace[i] := r.previous_secret_until > a_now[ai];
-      c_held[i] := r.held;
-      -- a counter of a later period than the clock's still counts: a clock that steps back opens nothing again
-      c_day[i] := r.limit_daily
-        - case when r.day >= (a_now[ai] at time zone 'UTC')::date then r.used_daily else 0 end;
-      c_month[i] := r.limit_monthly
-        - case when r.month >= date_trunc('month', a_now[ai] at time zone 'UTC')::date then r.used_monthly else 0 end;
-      c_total[i] := r.limit_total - r.used_total;
-    end if;
-  end loop;
+  -- A counter of a later period than the clock's still counts: a clock that steps back opens nothing again.
+  select array_agg((case
+           when c.id is null or c.account_id <> p_accounts[u.a] or c.status = 'deleted' or a_status[u.a] = 0 then 5
+           when c.status <> 'active' or m.status <> 'active'
+             or c.expires_at <= a_now[u.a] or m.expires_at <= a_now[u.a] then 6
+           when a_status[u.a] = 2 then 7
+           else 0 end)::smallint order by u.o),
+         array_agg(coalesce(c.secret_version, 0) order by u.o),
+         array_agg(coalesce(c.previous_secret_until > a_now[u.a], false) order by u.o),
+         array_agg(c.limit_daily - case when c.day >= a_day[u.a] then c.used_daily else 0 end order by u.o),
+         array_agg(c.limit_monthly - case when c.month >= a_month[u.a] then c.used_monthly else 0 end order by u.o),
+         array_agg(c.limit_total - c.used_total order by u.o),
+         array_agg(coalesce(c.held, 0) order by u.o)
+    into c_status, c_version, c_grace, c_day, c_month, c_total, c_held
+    from unnest(p_children, p_child_account) with ordinality u(id, a, o)
+    left join child_key c on c.id = u.id
+    left join management_key m on m.id = c.management_key_id;
 
   -- Scalar sub-selects stay index probes whatever the statistics say.
   for r in select * from (
@@ -421,7 +417,7 @@ begin
       if c_status[ci] > 0 then
         i_result[i] := c_status[ci];
       elsif p_versions[i] > 0 and p_versions[i] <> c_version[ci]
-        and not (p_versions[i] = c_version[ci] - 1 and coalesce(c_grace[ci], false)) then
+        and not (p_versions[i] = c_version[ci] - 1 and c_grace[ci]) then
         i_result[i] := 6;
       elsif first_ended then
         i_result[i] := 8;
@@ -469,15 +465,13 @@ begin
          month = greatest(c.month, s.month),
          used_total = c.used_total + s.more,
          held = c.held + s.more
-    from (select u.id, u.more, (a_now[u.a] at time zone 'UTC')::date as day,
-                 date_trunc('month', a_now[u.a] at time zone 'UTC')::date as month
+    from (select u.id, u.more, a_day[u.a] as day, a_month[u.a] as month
             from unnest(p_children, p_child_account, c_add) u(id, a, more) where u.more > 0) s
    where c.id = s.id;
 
   insert into open_hold
     select p_accounts[p_child_account[q.child]], q.id, q.part, p_children[q.child], q.amount,
-           (a_now[p_child_account[q.child]] at time zone 'UTC')::date,
-           date_trunc('month', a_now[p_child_account[q.child]] at time zone 'UTC')::date,
+           a_day[p_child_account[q.child]], a_month[p_child_account[q.child]],
            a_now[p_child_account[q.child]], a_now[p_child_account[q.child]] + make_interval(secs => q.seconds),
            q.fingerprint, case when q.own then p_gateway end, q.model, q.price
       from unnest(p_ids, p_parts, p_child, i_amount, p_seconds, p_fingerprints, p_models, p_prices, p_own, i_result)
@@ -817,32 +811,37 @@ CREATE OR REPLACE FUNCTION public.sweep_holds(p_limit integer, p_grace interval 
  LANGUAGE plpgsql
 AS $function$
 declare
+  v_clock timestamptz := keytoll_clock();
+  v_lapsed uuid[];
+  v_holders uuid[];
   v_accounts uuid[];
   v_ids uuid[];
-  v_index int[];
-  v_decisions text;
-  v_kinds smallint[];
   v_nothing bigint[];
+  v_decisions text;
 begin
   captured := 0;
   voided := 0;
   if pg_postmaster_start_time() + p_grace > clock_timestamp() then return; end if;
-  select array_agg(distinct d.account_id order by d.account_id) into v_accounts
-    from (select h.account_id from open_hold h
-           where h.part = 0 and (h.deadline <= keytoll_clock() or gateway_lapsed(h.gateway_id)) limit p_limit) d;
-  if v_accounts is null then return; end if;
-  select array_agg(d.id), array_agg(array_position(v_accounts, d.account_id)) into v_ids, v_index
-    from (select h.id, h.account_id from open_hold h
-           where h.part = 0 and (h.deadline <= keytoll_clock() or gateway_lapsed(h.gateway_id))
-             and h.account_id = any (v_accounts) limit p_limit) d;
-  if v_ids is null then return; end if;
-  v_kinds := array_fill(4::smallint, array[cardinality(v_ids)]);
-  v_nothing := array_fill(0::bigint, array[cardinality(v_ids)]);
-  select e.decisions into v_decisions
-    from end_holds(v_accounts, v_ids, v_index, v_kinds, v_nothing, v_nothing, v_nothing,
-                   array_fill(true, array[cardinality(v_ids)]), v_nothing) e;
-  select count(*) filter (where d = '1'), count(*) filter (where d = '2') into captured, voided
-    from unnest(string_to_array(v_decisions, ',')) d;
+  select array_agg(g.id) into v_lapsed from gateway g where g.seen_at <= v_clock - interval '60 seconds';
+  select array_agg(d.account_id), array_agg(d.id) into v_holders, v_ids from (
+    (select h.account_id, h.id from open_hold h
+      where h.part = 0 and h.deadline <= v_clock order by h.deadline limit p_limit)
+    union
+    (select h.account_id, h.id from open_hold h
+      where h.part = 0 and h.gateway_id = any (v_lapsed) and v_lapsed is not null limit p_limit)) d;
+  if v_ids is not null then
+    select array_agg(distinct a order by a) into v_accounts from unnest(v_holders) a;
+    v_nothing := array_fill(0::bigint, array[cardinality(v_ids)]);
+    select e.decisions into v_decisions
+      from end_holds(v_accounts, v_ids,
+                     array(select array_position(v_accounts, h.a) from unnest(v_holders) with ordinality h(a, o) order by h.o),
+                     array_fill(4::smallint, array[cardinality(v_ids)]), v_nothing, v_nothing, v_nothing,
+                     array_fill(true, array[cardinality(v_ids)]), v_nothing) e;
+    select count(*) filter (where d = '1'), count(*) filter (where d = '2') into captured, voided
+      from unnest(string_to_array(v_decisions, ',')) d;
+  end if;
+  delete from gateway g
+   where g.id = any (v_lapsed) and not exists (select 1 from open_hold h where h.gateway_id = g.id);
 end $function$
 
 CREATE OR REPLACE FUNCTION public.usage_digest(p_account uuid, p_from bigint, p_to bigint, OUT records bigint, OUT amount bigint, OUT digest bytea)

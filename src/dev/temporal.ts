@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:f
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { Client, credentials } from "@grpc/grpc-js";
+import { SEARCH_ATTRIBUTES } from "../../workflows/contract.js";
 import { elapsed, now, pause, SECOND } from "../base/time.js";
 import { freePort, rememberedPort } from "./ports.js";
 import {
@@ -34,9 +35,6 @@ interface Options {
   say: Say;
   watch?: Watch;
 }
-
-/** What an operator can search for in Temporal's UI. */
-export const SEARCH_ATTRIBUTES = ["KeytollAccount", "KeytollKey", "KeytollJob", "KeytollPeriod"];
 
 const START_TIMEOUT = 30 * SECOND;
 const MEMORY_LIMIT = "512MiB";

@@ -52,7 +52,7 @@ export async function createChildKey(
     const { secret, hint } = await mintSecret(tx, { kind: "child", id, version: 1, at, pepper });
     await insertChild(tx, { id, account: manager.account, managementKey, hint, at }, fields);
     await insertLimits(tx, id, fields, at);
-    await announceKey(tx, "child", id, fields.expiresAt !== null);
+    await announceKey(tx, id, fields.expiresAt !== null);
     await audit(tx, manager, at, "child_key.created", id, { managementKey, ...fields });
     return { key: await readChild(tx, id), secret };
   });
@@ -108,7 +108,7 @@ export async function changeChildKey(
     const to = { ...before, ...changed };
     await updateChild(tx, ref.child, to, at);
     if (changesLimits(changed)) await insertLimits(tx, ref.child, to, at);
-    await announceKey(tx, "child", ref.child, changed.expiresAt !== undefined);
+    await announceKey(tx, ref.child, changed.expiresAt !== undefined);
     await audit(tx, manager, at, "child_key.updated", ref.child, changed);
     return await readChild(tx, ref.child);
   });
@@ -125,7 +125,7 @@ export async function deleteChildKey(sql: Sql, manager: Manager, ref: ChildRef):
     const before = await getChildKey(tx, manager, ref);
     if (before.status === "deleted") return before;
     await updateChild(tx, ref.child, { ...before, status: "deleted" }, at);
-    await announceKey(tx, "child", ref.child, before.expiresAt !== null);
+    await announceKey(tx, ref.child, before.expiresAt !== null);
     await audit(tx, manager, at, "child_key.deleted", ref.child, {});
     return await readChild(tx, ref.child);
   });
@@ -150,7 +150,7 @@ export async function rotateChildKey(
     const { secret, hint } = await mintSecret(tx, { kind: "child", id, version, at, pepper });
     const until = graceEnd(at, graceSeconds);
     await rotateChildRow(tx, id, { version, hint, graceEnd: until, at });
-    await announceKey(tx, "child", id, false);
+    await announceKey(tx, id, false);
     await audit(tx, manager, at, "child_key.rotated", id, { graceSeconds, version });
     return { key: await readChild(tx, id), secret, previousUntil: until ?? at };
   });

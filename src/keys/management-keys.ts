@@ -49,7 +49,7 @@ export async function createManagementKey(
     });
     const row = { ...fields, id, account: owner.account, name, hint, at };
     const key = await insertManagement(tx, row);
-    await announceKey(tx, "management", id, fields.expiresAt !== null);
+    await announceKey(tx, id, fields.expiresAt !== null);
     await audit(tx, owner, at, "management_key.created", id, { ...fields, name });
     return { key, secret };
   });
@@ -95,7 +95,7 @@ export async function changeManagementKey(
     checkExpiry(changed.expiresAt, at);
 
     const after = await updateManagement(tx, id, { ...before, ...changed }, at);
-    await announceKey(tx, "management", id, changed.expiresAt !== undefined);
+    await announceKey(tx, id, changed.expiresAt !== undefined);
     await audit(tx, manager, at, "management_key.updated", id, changed);
     return after;
   });
@@ -116,7 +116,7 @@ export async function deleteManagementKey(
     const before = await getManagementKey(tx, manager, id);
     if (before.status === "deleted") return before;
     const after = await updateManagement(tx, id, { ...before, status: "deleted" }, at);
-    await announceKey(tx, "management", id, before.expiresAt !== null);
+    await announceKey(tx, id, before.expiresAt !== null);
     await audit(tx, manager, at, "management_key.deleted", id, {});
     return after;
   });
@@ -141,7 +141,7 @@ export async function rotateManagementKey(
     const { secret, hint } = await mintSecret(tx, { kind: "management", id, version, at, pepper });
     const until = graceEnd(at, graceSeconds);
     const key = await rotateManagementRow(tx, id, { version, hint, graceEnd: until, at });
-    await announceKey(tx, "management", id, false);
+    await announceKey(tx, id, false);
     await audit(tx, manager, at, "management_key.rotated", id, { graceSeconds, version });
     return { key, secret, previousUntil: until ?? at };
   });

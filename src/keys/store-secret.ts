@@ -1,5 +1,6 @@
 import type { Id } from "../base/ids.js";
 import type { Db, Tx } from "../db/sql.js";
+import { enqueue } from "../temporal/outbox.js";
 import type { Access } from "./caller.js";
 import type { SecretState } from "./key.js";
 import type { KeyKind } from "./secret.js";
@@ -72,10 +73,7 @@ const childBySecret = (db: Db, hashes: Buffer[]) => db<FoundChild[]>`
    where s.hash in ${db(hashes)} and s.kind = 'child'`;
 
 /** Tells every gateway to forget the key, and the job that watches its expiry of a new time, once this commits. */
-export async function announceKey(tx: Tx, kind: KeyKind, key: Id, timed: boolean): Promise<void> {
+export async function announceKey(tx: Tx, key: Id, timed: boolean): Promise<void> {
   await tx`select pg_notify('key_changed', ${key})`;
-  if (!timed) return;
-  await tx`
-    insert into outbox (kind, key, payload)
-    values ('key_expiry', ${key}, ${tx.json({ key_kind: kind })})`;
+  if (timed) await enqueue(tx, { kind: "key_expiry", key });
 }

@@ -49,6 +49,7 @@ export async function postTransfer(
   if (!same) {
     throw refuse("idempotency_conflict", {
       message: `the reference ${transfer.reference} was used for another transfer`,
+      shouldRetry: false,
     });
   }
   return { id: before.id, repeated: true };

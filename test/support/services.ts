@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { Connection } from "@temporalio/client";
 import { msToTs } from "@temporalio/common/lib/time.js";
 import { inject, vi } from "vitest";
-import { SEARCH_ATTRIBUTES } from "../../src/dev/temporal.js";
+import { SEARCH_ATTRIBUTES } from "../../workflows/contract.js";
 
 /** host:port of the Temporal server that all test files share. */
 export const temporalAddress = (): string => inject("temporalAddress");

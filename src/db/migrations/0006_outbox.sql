@@ -3,7 +3,6 @@ create table outbox (
   id         bigint generated always as identity primary key,
   kind       text not null,                 -- which job: key_expiry
   key        text not null,                 -- natural key of the job: the key's id
-  payload    jsonb not null default '{}',
   created_at timestamptz not null default keytoll_clock(),
   next_at    timestamptz not null default keytoll_clock(),
   attempts   int not null default 0,

@@ -43,32 +43,37 @@ end $$;
 create function sweep_holds(p_limit int, p_grace interval default interval '45 seconds',
   out captured int, out voided int) language plpgsql as $$
 declare
+  v_clock timestamptz := keytoll_clock();
+  v_lapsed uuid[];
+  v_holders uuid[];
   v_accounts uuid[];
   v_ids uuid[];
-  v_index int[];
-  v_decisions text;
-  v_kinds smallint[];
   v_nothing bigint[];
+  v_decisions text;
 begin
   captured := 0;
   voided := 0;
   if pg_postmaster_start_time() + p_grace > clock_timestamp() then return; end if;
-  select array_agg(distinct d.account_id order by d.account_id) into v_accounts
-    from (select h.account_id from open_hold h
-           where h.part = 0 and (h.deadline <= keytoll_clock() or gateway_lapsed(h.gateway_id)) limit p_limit) d;
-  if v_accounts is null then return; end if;
-  select array_agg(d.id), array_agg(array_position(v_accounts, d.account_id)) into v_ids, v_index
-    from (select h.id, h.account_id from open_hold h
-           where h.part = 0 and (h.deadline <= keytoll_clock() or gateway_lapsed(h.gateway_id))
-             and h.account_id = any (v_accounts) limit p_limit) d;
-  if v_ids is null then return; end if;
-  v_kinds := array_fill(4::smallint, array[cardinality(v_ids)]);
-  v_nothing := array_fill(0::bigint, array[cardinality(v_ids)]);
-  select e.decisions into v_decisions
-    from end_holds(v_accounts, v_ids, v_index, v_kinds, v_nothing, v_nothing, v_nothing,
-                   array_fill(true, array[cardinality(v_ids)]), v_nothing) e;
-  select count(*) filter (where d = '1'), count(*) filter (where d = '2') into captured, voided
-    from unnest(string_to_array(v_decisions, ',')) d;
+  select array_agg(g.id) into v_lapsed from gateway g where g.seen_at <= v_clock - interval '60 seconds';
+  select array_agg(d.account_id), array_agg(d.id) into v_holders, v_ids from (
+    (select h.account_id, h.id from open_hold h
+      where h.part = 0 and h.deadline <= v_clock order by h.deadline limit p_limit)
+    union
+    (select h.account_id, h.id from open_hold h
+      where h.part = 0 and h.gateway_id = any (v_lapsed) and v_lapsed is not null limit p_limit)) d;
+  if v_ids is not null then
+    select array_agg(distinct a order by a) into v_accounts from unnest(v_holders) a;
+    v_nothing := array_fill(0::bigint, array[cardinality(v_ids)]);
+    select e.decisions into v_decisions
+      from end_holds(v_accounts, v_ids,
+                     array(select array_position(v_accounts, h.a) from unnest(v_holders) with ordinality h(a, o) order by h.o),
+                     array_fill(4::smallint, array[cardinality(v_ids)]), v_nothing, v_nothing, v_nothing,
+                     array_fill(true, array[cardinality(v_ids)]), v_nothing) e;
+    select count(*) filter (where d = '1'), count(*) filter (where d = '2') into captured, voided
+      from unnest(string_to_array(v_decisions, ',')) d;
+  end if;
+  delete from gateway g
+   where g.id = any (v_lapsed) and not exists (select 1 from open_hold h where h.gateway_id = g.id);
 end $$;
 
 -- The planner settings that keep the batch functions fast whatever the statistics say: plans cached while the tables
