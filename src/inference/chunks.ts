@@ -1,0 +1,163 @@
+import { now, SECOND } from "../base/time.js";
+import { hasValue, type Meter, mayReportUsage } from "./meter.js";
+import { isObject, type Json } from "./parameters.js";
+
+/** What the caller's chunks say in place of the upstream's. */
+export interface Face {
+  id: string;
+  model: string;
+  /** Answers that must finish before the stream is whole. */
+  n: number;
+  /** Whether the caller asked for usage: then every chunk has the field, null but in the last. */
+  includeUsage: boolean;
+}
+
+export interface ChunkReader {
+  /**
+   * Takes the payload of one event.
+   *
+   * @throws Error where it is neither a chunk nor the end, or where it reports an error
+   */
+  take(payload: Buffer): void;
+  /** What may be forwarded now, as server-sent events; undefined when there is nothing. */
+  forward(): Buffer | undefined;
+  /** True when every answer has finished, or the upstream has said so. */
+  readonly finished: boolean;
+  /** True when the upstream has said that nothing follows. */
+  readonly done: boolean;
+  /** The events held back, and the end: only for a caller whose bill is written. */
+  finale(usage: Json): Buffer;
+}
+
+const DONE = Buffer.from("[DONE]");
+const BEFORE = Buffer.from("data: ");
+const AFTER = Buffer.from("\n\n");
+const FINISH = Buffer.from('"finish_reason"');
+const CHOICES = /"choices"\s*:\s*\[/;
+
+/**
+ * Turns an upstream's chunks into ours. Most chunks differ from the first only inside `choices`: their head and tail are
+ * exchanged as bytes, without parsing. Whatever differs in anything else, may report usage or ends an answer is parsed
+ * and built anew from the fields that callers may see. The chunk that ends the last answer, and all after it, wait for
+ * `finale`.
+ */
+export function createChunkReader(face: Face, meter: Meter): ChunkReader {
+  let template: Template | undefined;
+  let created = Math.floor(now() / SECOND);
+  let unfinished = face.n;
+  let done = false;
+  let ready: Buffer[] = [];
+  const held: Buffer[] = [];
+
+  const put = (...pieces: Buffer[]) => (unfinished === 0 ? held : ready).push(...pieces);
+
+  const takeParsed = (payload: Buffer) => {
+    const chunk = parse(payload);
+    meter.note(chunk);
+    if (!Array.isArray(chunk.choices) || chunk.choices.length === 0) return;
+    if (template === undefined) {
+      if (Number.isSafeInteger(chunk.created)) created = chunk.created as number;
+      template = templateOf(payload, chunk, face, created);
+    }
+    unfinished = Math.max(0, unfinished - chunk.choices.filter(isFinished).length);
+    const choices = JSON.stringify(chunk.choices);
+    meter.count(choices.length);
+    const body = `${headOf(face, created)}${choices}${tailOf(face)}`;
+    put(BEFORE, Buffer.from(body), AFTER);
+  };
+
+  return {
+    take(payload) {
+      if (done) return;
+      if (payload.equals(DONE)) {
+        done = true;
+        return;
+      }
+      const inner = template && innerOf(template, payload);
+      if (template === undefined || inner === undefined) return takeParsed(payload);
+      meter.count(inner.length);
+      put(template.before, inner, template.after);
+    },
+    forward() {
+      if (ready.length === 0) return undefined;
+      const bytes = Buffer.concat(ready);
+      ready = [];
+      return bytes;
+    },
+    get finished() {
+      return unfinished === 0 || done;
+    },
+    get done() {
+      return done;
+    },
+    finale(usage) {
+      const last = `${headOf(face, created)}[],"usage":${JSON.stringify(usage)}}`;
+      const asked = face.includeUsage ? [BEFORE, Buffer.from(last), AFTER] : [];
+      return Buffer.concat([...ready, ...held, ...asked, BEFORE, DONE, AFTER]);
+    },
+  };
+}
+
+/** The bytes around the inside of `choices`: the upstream's, and those that we send in their place. */
+interface Template {
+  head: Buffer;
+  tail: Buffer;
+  before: Buffer;
+  after: Buffer;
+}
+
+/** Undefined where the chunk is written in a way that cannot be taken apart as bytes. */
+function templateOf(
+  payload: Buffer,
+  chunk: Json,
+  face: Face,
+  created: number,
+): Template | undefined {
+  const text = payload.toString("latin1");
+  const choices = CHOICES.exec(text);
+  if (choices === null) return undefined;
+  const headEnd = choices.index + choices[0].length;
+  const tailStart = text.lastIndexOf("]");
+  const inner = payload.toString("utf8", headEnd, tailStart);
+  if (!isSame(`[${inner}]`, chunk.choices)) return undefined;
+  return {
+    // Copies: a view would keep the whole piece that it was cut from as long as the stream lives
+    head: Buffer.from(payload.subarray(0, headEnd)),
+    tail: Buffer.from(payload.subarray(tailStart)),
+    before: Buffer.from(`${BEFORE}${headOf(face, created)}[`),
+    after: Buffer.from(`]${tailOf(face)}${AFTER}`),
+  };
+}
+
+/** The inside of `choices`, where the chunk is like the first one around it and says nothing that we must read. */
+function innerOf({ head, tail }: Template, payload: Buffer): Buffer | undefined {
+  const end = payload.length - tail.length;
+  if (end < head.length) return undefined;
+  if (head.compare(payload, 0, head.length) !== 0) return undefined;
+  if (tail.compare(payload, end) !== 0) return undefined;
+  const inner = payload.subarray(head.length, end);
+  return mayReportUsage(inner) || hasValue(inner, FINISH) ? undefined : inner;
+}
+
+function isSame(text: string, value: unknown): boolean {
+  try {
+    return JSON.stringify(JSON.parse(text)) === JSON.stringify(value);
+  } catch {
+    return false;
+  }
+}
+
+function parse(payload: Buffer): Json {
+  const chunk: unknown = JSON.parse(payload.toString("utf8"));
+  if (!isObject(chunk)) throw new Error("an event is not an object");
+  if (chunk.error !== undefined && chunk.error !== null) throw new Error("an event is an error");
+  return chunk;
+}
+
+const isFinished = (choice: unknown) =>
+  isObject(choice) && typeof choice.finish_reason === "string";
+
+const headOf = ({ id, model }: Face, created: number) =>
+  `{"id":"${id}","object":"chat.completion.chunk","created":${created},"model":${JSON.stringify(model)},"choices":`;
+
+const tailOf = ({ includeUsage }: Face) => (includeUsage ? ',"usage":null}' : "}");

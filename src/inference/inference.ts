@@ -1,0 +1,40 @@
+import type { Log } from "../base/log.js";
+import type { Holds } from "../holds/holds.js";
+import type { PriceBook } from "../pricing/prices.js";
+import { complete } from "./complete.js";
+import { createKeeper } from "./keeper.js";
+import { listModels, type Model } from "./models.js";
+import type { ChatRequest, Json } from "./parameters.js";
+import type { Payer } from "./payment.js";
+import { type EventStream, stream } from "./stream.js";
+import type { Upstreams } from "./upstreams.js";
+
+export interface InferenceDeps {
+  holds: Holds;
+  prices: PriceBook;
+  upstreams: Upstreams;
+  log: Log;
+}
+
+/** Paid inference, for every door. A line is aborted when the caller hangs up, and by us when the hold is lost. */
+export interface Inference {
+  /** A chat completion in one piece; see complete.ts. */
+  complete(payer: Payer, request: ChatRequest, line: AbortController): Promise<Json>;
+  /** A chat completion as a stream; see stream.ts. */
+  stream(payer: Payer, request: ChatRequest, line: AbortController): Promise<EventStream>;
+  /** The models that a key may use, by id. */
+  models(payer: Pick<Payer, "models">): Promise<Model[]>;
+  /** Stops the timer that keeps holds alive. Requests must have ended. */
+  close(): void;
+}
+
+export function createInference({ holds, prices, upstreams, log }: InferenceDeps): Inference {
+  const keeper = createKeeper(holds, log);
+  const paying = { holds, prices, upstreams, keeper, log };
+  return {
+    complete: (payer, request, line) => complete(paying, payer, request, line),
+    stream: (payer, request, line) => stream(paying, payer, request, line),
+    models: (payer) => listModels(prices, upstreams, payer),
+    close: () => keeper.close(),
+  };
+}

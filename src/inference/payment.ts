@@ -1,0 +1,155 @@
+import { refuse } from "../base/errors.js";
+import { type Id, newId } from "../base/ids.js";
+import type { Log } from "../base/log.js";
+import { MAX_NGONKA, type Ngonka, priceOf } from "../base/money.js";
+import type { Holds } from "../holds/holds.js";
+import type { Price, PriceBook } from "../pricing/prices.js";
+import { affordableTokens, estimate } from "./estimate.js";
+import { HOLD_SECONDS, type Keeper } from "./keeper.js";
+import type { ChatRequest } from "./parameters.js";
+import type { Upstream } from "./upstream.js";
+import type { Upstreams } from "./upstreams.js";
+import type { Usage } from "./usage.js";
+
+export interface Paying {
+  holds: Holds;
+  prices: PriceBook;
+  upstreams: Upstreams;
+  keeper: Keeper;
+  log: Log;
+}
+
+/** Who pays: a child key that has authenticated. */
+export interface Payer {
+  account: Id;
+  child: Id;
+  secretVersion: number;
+  /** Models that the key may use; null: all. */
+  models: readonly string[] | null;
+}
+
+/** A request with a durable open hold. It must be captured or voided, once. */
+export interface Payment {
+  id: Id;
+  upstream: Upstream;
+  /** Tokens that each answer may have. */
+  maxTokens: number;
+  /** Aborts when the caller hangs up, or when the hold is lost. */
+  signal: AbortSignal;
+  /** Tells what a stream has produced, for the checkpoints of its hold. */
+  producing(usage: () => Usage | undefined): void;
+  /** Ends the hold at the cost of `usage`. @returns what the customer pays, durable */
+  capture(usage: Usage): Promise<Ngonka>;
+  /** Ends the hold at zero. Where even that fails, the hold is swept at its deadline. */
+  void(): Promise<void>;
+}
+
+/**
+ * Opens the hold of a request, so that nothing is asked of an upstream which is not paid for.
+ *
+ * @param line aborted when the caller hangs up, and by us when the hold is lost
+ * @throws model_not_found  not priced, not enabled, not served or not on this key's list
+ * @throws whatever Holds.authorize refuses, and what the estimate refuses
+ */
+export async function openPayment(
+  paying: Paying,
+  payer: Payer,
+  request: ChatRequest,
+  line: AbortController,
+): Promise<Payment> {
+  const { price, upstream } = await findModel(paying, payer, request.model);
+  const estimated = estimate(request, price);
+  const { account, child, secretVersion } = payer;
+  const id = newId();
+  const held = await paying.holds.authorize({
+    account,
+    child,
+    id,
+    part: 0,
+    amount: estimated.amount,
+    floor: estimated.floor,
+    secretVersion,
+    seconds: HOLD_SECONDS,
+    fingerprint: request.fingerprint,
+    own: true,
+    model: price.model,
+    priceVersion: price.version,
+  });
+  const maxTokens = affordableTokens(estimated, price, request.n, held.amount);
+  return { id, upstream, maxTokens, ...lifeOf(paying, { account, id, request, price, line }) };
+}
+
+interface Life {
+  account: Id;
+  id: Id;
+  request: ChatRequest;
+  price: Price;
+  line: AbortController;
+}
+
+function lifeOf({ holds, keeper, log }: Paying, { account, id, request, price, line }: Life) {
+  let produced: () => Usage | undefined = () => undefined;
+  const unwatch = keeper.watch({
+    account,
+    id,
+    checkpoint() {
+      const usage = produced();
+      return usage === undefined ? null : { ...usage, cost: costOf(price, usage) };
+    },
+    lost() {
+      log.error({ hold: id }, "the hold of a running request has ended: the request is cut");
+      line.abort(refuse("model_unavailable"));
+    },
+  });
+  return {
+    signal: line.signal,
+    producing(usage: () => Usage | undefined) {
+      produced = usage;
+    },
+    async capture(usage: Usage): Promise<Ngonka> {
+      const cost = costOf(price, usage);
+      const { fingerprint } = request;
+      try {
+        const { cost: paid } = await holds.capture({
+          account,
+          id,
+          cost,
+          ...usage,
+          fingerprint,
+          own: true,
+        });
+        return paid;
+      } catch (error) {
+        const tokens = [usage.inputTokens, usage.outputTokens].map(String);
+        log.error({ err: error, hold: id, account, cost: String(cost), tokens }, "not captured");
+        throw refuse("not_ready");
+      } finally {
+        unwatch();
+      }
+    },
+    async void(): Promise<void> {
+      try {
+        await holds.void({ account, id });
+      } catch (error) {
+        log.error({ err: error, hold: id, account }, "not voided");
+      } finally {
+        unwatch();
+      }
+    },
+  };
+}
+
+function costOf(price: Price, { inputTokens, outputTokens }: Usage): Ngonka {
+  const cost = priceOf(price, inputTokens, outputTokens);
+  // A report beyond all measure must not spoil the batch that its capture travels in
+  if (cost > MAX_NGONKA) return MAX_NGONKA;
+  return cost;
+}
+
+async function findModel({ prices, upstreams }: Paying, payer: Payer, model: string) {
+  if (payer.models !== null && !payer.models.includes(model)) throw refuse("model_not_found");
+  const price = await prices.find(model);
+  const upstream = upstreams.forModel(model);
+  if (!price?.enabled || upstream === undefined) throw refuse("model_not_found");
+  return { price, upstream };
+}

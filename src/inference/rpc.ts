@@ -1,0 +1,75 @@
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { refuseField } from "../base/errors.js";
+import type {
+  CreateChatCompletionRequest,
+  ListModelsRequest,
+  StreamChatCompletionRequest,
+} from "../gen/keytoll/v1/inference_pb.js";
+import type { ChildCaller } from "../keys/caller.js";
+import type { RateLimiter } from "../keys/rate-limit.js";
+import { admit } from "./admit.js";
+import type { Inference } from "./inference.js";
+import { toBody, toChunk, toCompletion } from "./messages.js";
+import { OWNED_BY } from "./models.js";
+import { parseChatRequest } from "./request.js";
+
+interface Call {
+  authorization: string | undefined;
+  /** Aborts when the caller hangs up. */
+  signal: AbortSignal;
+}
+
+export interface InferenceHandling {
+  inference: Inference;
+  limiter: RateLimiter;
+  requireChild(authorization: string | undefined): Promise<ChildCaller>;
+}
+
+/** The handlers of InferenceService, on the same functions as the plain-HTTP doors. */
+export const inferenceHandlers = ({ inference, limiter, requireChild }: InferenceHandling) => ({
+  async createChatCompletion(request: CreateChatCompletionRequest, call: Call) {
+    const caller = await requireChild(call.authorization);
+    await admit(limiter, caller);
+    const asked = parseChatRequest(toBody(request, false));
+    return toCompletion(await inference.complete(caller, asked, lineOf(call)));
+  },
+
+  async *streamChatCompletion({ completion }: StreamChatCompletionRequest, call: Call) {
+    const caller = await requireChild(call.authorization);
+    await admit(limiter, caller);
+    if (completion === undefined) throw refuseField("completion", "must be set");
+    const asked = parseChatRequest(toBody(completion, true));
+    for await (const events of await inference.stream(caller, asked, lineOf(call))) {
+      for (const payload of payloadsOf(events)) yield toChunk(payload);
+    }
+  },
+
+  async listModels(_: ListModelsRequest, call: Call) {
+    const models = await inference.models(await requireChild(call.authorization));
+    return {
+      data: models.map(({ id, since, contextTokens, maxOutputTokens }) => ({
+        id,
+        created: timestampFromDate(since),
+        ownedBy: OWNED_BY,
+        ...(contextTokens !== null && { contextTokens }),
+        ...(maxOutputTokens !== null && { maxOutputTokens }),
+      })),
+    };
+  },
+});
+
+function lineOf({ signal }: Call): AbortController {
+  const line = new AbortController();
+  if (signal.aborted) line.abort(signal.reason);
+  else signal.addEventListener("abort", () => line.abort(signal.reason), { once: true });
+  return line;
+}
+
+/** The chunks in events that are ours: each one line of data. */
+function payloadsOf(events: Buffer): string[] {
+  return events
+    .toString("utf8")
+    .split("\n\n")
+    .map((event) => event.slice("data: ".length))
+    .filter((payload) => payload !== "" && payload !== "[DONE]");
+}

@@ -1,0 +1,63 @@
+import type { Ngonka } from "../base/money.js";
+import { isObject, type Json } from "./parameters.js";
+
+/** Tokens of one request, and whether we had to count them ourselves. */
+export interface Usage {
+  inputTokens: bigint;
+  outputTokens: bigint;
+  estimated: boolean;
+}
+
+/** Bytes that make a token where nobody counted: what text has on average. */
+const BYTES_PER_TOKEN = 4;
+/** More tokens than this in one answer are a mistake, not a report. */
+const MAX_TOKENS = 2_147_483_647;
+const UNITS_PER_CREDIT = 1_000_000_000n;
+const CREDIT_DIGITS = 9;
+
+/** Tokens of a number of bytes, as we count where the upstream did not. */
+export const tokensOf = (bytes: number): number => Math.ceil(bytes / BYTES_PER_TOKEN);
+
+/** What an answer's own top-level `usage` says. Undefined where it says nothing that can be billed; zero is zero. */
+export function reportedUsage(answer: Json): Usage | undefined {
+  const { usage } = answer;
+  if (!isObject(usage)) return undefined;
+  const { prompt_tokens: input, completion_tokens: output } = usage;
+  if (!isCount(input) || !isCount(output)) return undefined;
+  return { inputTokens: BigInt(input), outputTokens: BigInt(output), estimated: false };
+}
+
+/**
+ * The usage as callers read it. `cost` is in credits, for display; `cost_units` is exact.
+ *
+ * @param reported details of the upstream's own report, where it made one
+ */
+export function usageBody(usage: Usage, cost: Ngonka, reported: unknown): Json {
+  const { inputTokens, outputTokens } = usage;
+  const details = isObject(reported) && !usage.estimated ? reported : {};
+  return {
+    prompt_tokens: Number(inputTokens),
+    completion_tokens: Number(outputTokens),
+    total_tokens: Number(inputTokens + outputTokens),
+    ...counts("prompt_tokens_details", details.prompt_tokens_details),
+    ...counts("completion_tokens_details", details.completion_tokens_details),
+    cost: credits(cost),
+    cost_units: cost.toString(),
+    ...(usage.estimated && { estimated: true }),
+  };
+}
+
+/** Only numbers: a text in there could name whose report it is. */
+function counts(name: string, details: unknown): Json {
+  if (!isObject(details)) return {};
+  const numbers = Object.entries(details).filter(([, value]) => isCount(value));
+  return { [name]: Object.fromEntries(numbers) };
+}
+
+function credits(cost: Ngonka): number {
+  const fraction = (cost % UNITS_PER_CREDIT).toString().padStart(CREDIT_DIGITS, "0");
+  return Number(`${cost / UNITS_PER_CREDIT}.${fraction}`);
+}
+
+const isCount = (value: unknown): value is number =>
+  Number.isInteger(value) && (value as number) >= 0 && (value as number) <= MAX_TOKENS;

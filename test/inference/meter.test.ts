@@ -1,0 +1,92 @@
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { createMeter, mayReportUsage } from "../../src/inference/meter.js";
+import { isObject, type Json } from "../../src/inference/parameters.js";
+import { reportedUsage, usageBody } from "../../src/inference/usage.js";
+
+const tricky = fc.constantFrom(
+  "usage",
+  '"usage"',
+  '{"usage":{"prompt_tokens":9}}',
+  "}",
+  '\\"usage\\":',
+  "]}",
+);
+const value: fc.Arbitrary<unknown> = fc.letrec((tie) => ({
+  value: fc.oneof(
+    { maxDepth: 3 },
+    tricky,
+    fc.string(),
+    fc.integer(),
+    fc.constant(null),
+    fc.array(tie("value"), { maxLength: 3 }),
+    fc.dictionary(fc.oneof(tricky, fc.string()), tie("value"), { maxKeys: 3 }),
+  ),
+})).value;
+const tokens = fc.integer({ min: 0, max: 2_147_483_647 });
+const report = fc.record({ prompt_tokens: tokens, completion_tokens: tokens });
+const event = fc
+  .tuple(fc.dictionary(fc.oneof(tricky, fc.string()), value, { maxKeys: 4 }), fc.option(report))
+  .map(([fields, usage]) => {
+    const { usage: _, ...rest } = fields;
+    return usage === null ? rest : { ...rest, usage };
+  });
+const spacing = fc.constantFrom(undefined, 1, 2, "\t");
+
+test("usage is read from the top of an event only, whatever stands in its texts, below it or between its tokens", () => {
+  fc.assert(
+    fc.property(event, spacing, (fields, space) => {
+      const bytes = Buffer.from(JSON.stringify(fields, undefined, space));
+      const usage = (fields as Json).usage;
+      const found = mayReportUsage(bytes) ? reportedUsage(JSON.parse(bytes.toString())) : undefined;
+      const expected = isObject(usage) && {
+        inputTokens: BigInt(usage.prompt_tokens as number),
+        outputTokens: BigInt(usage.completion_tokens as number),
+        estimated: false,
+      };
+      expect(found ?? false).toEqual(expected);
+    }),
+    { numRuns: 1_000 },
+  );
+});
+
+test("a report that cannot be true is none", () => {
+  for (const bad of [-1, 1.5, "5", null, 1e18, Number.NaN]) {
+    const usage = { prompt_tokens: bad, completion_tokens: 1 };
+    expect(reportedUsage({ usage })).toBeUndefined();
+  }
+});
+
+test("the last report of a whole stream wins, and zero is zero", () => {
+  const meter = createMeter(400, 1_000);
+  meter.count(100);
+  meter.note({ usage: { prompt_tokens: 7, completion_tokens: 9 } });
+  meter.note({ usage: { prompt_tokens: 0, completion_tokens: 0 } });
+  meter.note({ usage: null });
+  expect(meter.usage(true)).toEqual({ inputTokens: 0n, outputTokens: 0n, estimated: false });
+});
+
+test("a cut stream is charged for what was seen of it, also where an early report says less", () => {
+  const meter = createMeter(401, 1_000);
+  meter.note({ usage: { prompt_tokens: 7, completion_tokens: 0 } });
+  for (let i = 0; i < 10; i++) meter.count(60);
+  expect(meter.usage(false)).toEqual({ inputTokens: 7n, outputTokens: 10n, estimated: true });
+  const unreported = createMeter(401, 5);
+  for (let i = 0; i < 10; i++) unreported.count(60);
+  expect(unreported.usage(false)).toEqual({ inputTokens: 101n, outputTokens: 5n, estimated: true });
+});
+
+test("the cost is exact in units and a plain number in credits", () => {
+  const usage = { inputTokens: 1n, outputTokens: 2n, estimated: false };
+  const body = usageBody(usage, 1_234_567_891n, {
+    prompt_tokens_details: { cached_tokens: 1, by: "x" },
+  });
+  expect(body).toEqual({
+    prompt_tokens: 1,
+    completion_tokens: 2,
+    total_tokens: 3,
+    prompt_tokens_details: { cached_tokens: 1 },
+    cost: 1.234567891,
+    cost_units: "1234567891",
+  });
+});
