@@ -6,7 +6,7 @@ import type { AuthorizeAnswers, EndAnswers } from "./store.js";
 /** What authorize_holds decided, as answers and refusals in the items' order. */
 export function readAuthorized(
   items: readonly HoldRequest[],
-  answers: AuthorizeAnswers & { accountOf: number[] },
+  answers: AuthorizeAnswers,
 ): (Authorized | Refusal)[] {
   const times = answers.authorizedAt.map(toDate);
   return items.map((item, i) => {
@@ -75,10 +75,7 @@ function refusalOf(decision: number, item: HoldRequest, remaining: Remaining, at
   switch (decision) {
     case 4:
       return refuse("idempotency_conflict", { param: "hold_id", shouldRetry: false });
-    case 5:
-      return item.secretVersion > 0
-        ? refuse("invalid_api_key")
-        : refuse("not_found", { message: "no such child key" });
+    case 5: // a child that is not there was refused before: this one is deleted
     case 6:
       return refuse(item.secretVersion > 0 ? "invalid_api_key" : "child_key_inactive");
     case 7:

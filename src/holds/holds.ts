@@ -78,8 +78,8 @@ export interface Extension {
  * Postgres is lost: what is answered is what was committed.
  */
 export interface Holds {
-  /** Refuses: child_key_limit_exceeded, insufficient_balance, invalid_api_key (by secret), child_key_inactive,
-   * account_suspended, not_found, idempotency_conflict, hold_ended (an extension of an ended request). */
+  /** Refuses: child_key_limit_exceeded, insufficient_balance, invalid_api_key (by secret), child_key_inactive (deleted ones
+   * too), account_suspended, idempotency_conflict, hold_ended (an extension of an ended request). */
   authorize(request: HoldRequest): Promise<Authorized>;
   /** Refuses: not_found, hold_ended, idempotency_conflict, capture_exceeds_hold. */
   capture(capture: Capture): Promise<Captured>;

@@ -1,7 +1,7 @@
 import { refuse, refuseField } from "../base/errors.js";
 import { checkAmount, checkId, checkInteger } from "../base/field.js";
 import type { Id } from "../base/ids.js";
-import { type Ngonka, priceOf } from "../base/money.js";
+import { MAX_NGONKA, type Ngonka, priceOf } from "../base/money.js";
 import type { Sql } from "../db/sql.js";
 import type {
   AuthorizeRequest,
@@ -79,10 +79,12 @@ export const holdHandlers = (handling: HoldHandling) => ({
   async extend(request: ExtendRequest, call: Call) {
     const manager = await handling.requireOwnerOrManager(call.authorization, "write");
     const id = checkHoldId(request.holdId);
+    // Checked before anything is added: what is refused must change nothing
+    const { deadlineSeconds } = request;
+    const seconds = deadlineSeconds === undefined ? undefined : checkSeconds(deadlineSeconds);
     const parts = await backendPartsOf(handling.sql, manager, id);
     const added = await addPart(handling.holds, manager.account, id, parts, request);
-    if (request.deadlineSeconds !== undefined) {
-      const seconds = checkSeconds(request.deadlineSeconds);
+    if (seconds !== undefined) {
       await handling.holds.extend({ account: manager.account, id, seconds, checkpoint: null });
     }
     const hold = encodeHold(id, await partsOf(handling.sql, manager, id));
@@ -195,7 +197,8 @@ function readSize(size: AuthorizeRequest["size"], price: Price): Ngonka {
   const input = checkTokens("tokens.input_tokens", inputTokens);
   const output = checkTokens("tokens.max_output_tokens", maxOutputTokens);
   const amount = priceOf(price, input, output);
-  return checkHeldAmount(amount === 0n ? 1n : amount);
+  if (amount > MAX_NGONKA) throw refuseField("tokens", "cost more than any account can hold");
+  return amount === 0n ? 1n : amount;
 }
 
 function sizeFacts(size: AuthorizeRequest["size"]): (string | number | bigint)[] {
@@ -221,7 +224,10 @@ async function readActual(sql: Sql, [first]: HoldPart[], actual: CaptureRequest[
   const { model, price_version } = first ?? {};
   const price = model && price_version && (await findPriceVersion(sql, model, price_version));
   if (!price) throw refuseField("usage", "needs a hold that names its model; give cost_ngonka");
-  return { cost: priceOf(price, inputTokens, outputTokens), inputTokens, outputTokens };
+  const cost = priceOf(price, inputTokens, outputTokens);
+  // No hold is as large, and no column of the database either
+  if (cost > MAX_NGONKA) throw refuse("capture_exceeds_hold");
+  return { cost, inputTokens, outputTokens };
 }
 
 /** Authorizes a further part of a request, where an amount is asked for. */

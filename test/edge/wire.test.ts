@@ -178,7 +178,12 @@ test("JSON over Connect: amounts are strings, names may be snake_case", async ()
 
 test.each([
   ["an unknown field", `{"colour":"red"}`, "colour", /^colour: unknown field$/],
-  ["a float amount", `{"amount_ngonka":1.5}`, "amount_ngonka", /^amount_ngonka: .*1\.5/],
+  [
+    "a float amount",
+    `{"amount_ngonka":1.5}`,
+    "amount_ngonka",
+    /^amount_ngonka: expected bigint \(int64\)/,
+  ],
   ["an amount over int64", `{"amount_ngonka":"9223372036854775808"}`, "amount_ngonka", /range/],
   ["a wrong type", `{"hold_id":5}`, "hold_id", /^hold_id: expected string/],
   ["a field given twice", `{"hold_id":"x","hold_id":"y"}`, "hold_id", /^hold_id: given twice$/],

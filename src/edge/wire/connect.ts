@@ -45,7 +45,17 @@ export function connectHandler({ services, log, fallback, shutdown }: ConnectDoo
     writeMaxBytes: MAX_MESSAGE_BYTES,
     ...(shutdown && { shutdownSignal: shutdown }),
   });
+  const paths = new Set(
+    services.flatMap(({ endpoints }) =>
+      endpoints.map(({ method }) => `/${method.parent.typeName}/${method.name}`),
+    ),
+  );
   return (request: IncomingMessage, response: ServerResponse): void => {
+    if (request.method !== "POST" && paths.has(request.url?.split("?", 1)[0] ?? "")) {
+      response.setHeader("allow", "POST");
+      sendError(response, refuse("method_not_allowed"), newId(), log);
+      return;
+    }
     // The adapter throws where path and Host make no URL, and nobody above us would catch it.
     try {
       adapter(request, response);

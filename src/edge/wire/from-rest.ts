@@ -73,6 +73,7 @@ function readField(target: ReflectMessage, field: DescField, value: JsonValue, p
     const map = target.get(field);
     for (const [key, item] of Object.entries(value)) {
       if (key === "__proto__") throw refuseField(`${path}.${key}`, "this name cannot be used");
+      checkStorable(key, path);
       map.set(key, readScalar(field.scalar ?? ScalarType.STRING, item, `${path}.${key}`));
     }
   } else {
@@ -136,8 +137,7 @@ function readScalar(type: ScalarType, value: JsonValue, path: string): unknown {
   switch (type) {
     case ScalarType.STRING:
       if (typeof value !== "string") throw refuseField(path, "must be a string");
-      // Postgres has no text with this character.
-      if (value.includes("\0")) throw refuseField(path, "must not contain the character U+0000");
+      checkStorable(value, path);
       return value;
     case ScalarType.BOOL:
       if (typeof value !== "boolean") throw refuseField(path, "must be true or false");
@@ -162,6 +162,12 @@ function readScalar(type: ScalarType, value: JsonValue, path: string): unknown {
     default:
       throw new Error(`${path}: no REST body has fields of type ${ScalarType[type]}`);
   }
+}
+
+/** Postgres has no text with the character U+0000, and neither it nor protobuf one with half a surrogate pair. */
+function checkStorable(text: string, path: string): void {
+  if (text.includes("\0")) throw refuseField(path, "must not contain the character U+0000");
+  if (/\p{Cs}/u.test(text)) throw refuseField(path, "must not contain half a surrogate pair");
 }
 
 function isObject(json: JsonValue): json is JsonObject {

@@ -184,7 +184,9 @@ function parseBody(body: Buffer): JsonObject {
 }
 
 function setMask<I extends DescMessage>(input: I, message: MessageShape<I>, json: JsonObject) {
-  const mask = create(FieldMaskSchema, { paths: Object.keys(json) });
+  const paths = Object.keys(json);
+  if (paths.length === 0) throw refuseField("body", "names no field to change");
+  const mask = create(FieldMaskSchema, { paths });
   reflect(input, message).set(fieldOf(input, MASK), reflect(FieldMaskSchema, mask));
 }
 
