@@ -487,6 +487,26 @@ begin
   total := array_to_string(i_total, ',', '');
 end $function$
 
+CREATE OR REPLACE FUNCTION public.end_and_authorize(p_all_accounts uuid[], p_end_accounts uuid[], p_end_ids uuid[], p_end_account integer[], p_kinds smallint[], p_costs bigint[], p_inputs bigint[], p_outputs bigint[], p_estimated boolean[], p_end_fingerprints bigint[], p_accounts uuid[], p_children uuid[], p_child_account integer[], p_ids uuid[], p_parts smallint[], p_child integer[], p_amounts bigint[], p_floors bigint[], p_versions integer[], p_seconds integer[], p_fingerprints bigint[], p_models text[], p_prices integer[], p_own boolean[], p_gateway uuid, OUT end_decisions text, OUT costs text, OUT usage_seqs text, OUT ended_at text, OUT decisions text, OUT granted text, OUT authorized_at text, OUT daily text, OUT monthly text, OUT total text)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+  perform 1 from account a where a.id = any (p_all_accounts) order by a.id for no key update;
+  select e.decisions, e.costs, e.usage_seqs, e.ended_at into end_decisions, costs, usage_seqs, ended_at
+    from end_holds(p_end_accounts, p_end_ids, p_end_account, p_kinds, p_costs, p_inputs, p_outputs,
+                   p_estimated, p_end_fingerprints) e;
+  select a.decisions, a.granted, a.authorized_at, a.daily, a.monthly, a.total
+    into decisions, granted, authorized_at, daily, monthly, total
+    from authorize_holds(p_accounts, p_children, p_child_account, p_ids, p_parts, p_child,
+      p_amounts, p_floors, p_versions, p_seconds, p_fingerprints, p_models, p_prices, p_own, p_gateway) a;
+end $function$
+
 CREATE OR REPLACE FUNCTION public.end_holds(p_accounts uuid[], p_ids uuid[], p_account integer[], p_kinds smallint[], p_costs bigint[], p_inputs bigint[], p_outputs bigint[], p_estimated boolean[], p_fingerprints bigint[], OUT decisions text, OUT costs text, OUT usage_seqs text, OUT ended_at text)
  RETURNS record
  LANGUAGE plpgsql

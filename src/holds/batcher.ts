@@ -51,7 +51,13 @@ export function createBatcher<Item, Answer>(
   async function drain(): Promise<void> {
     // Callers that the same turn of the event loop brings belong in this batch.
     await new Promise(setImmediate);
-    while (waiting.length > 0) await settle(takeBatch(), run);
+    let running: Promise<() => void> | undefined = start(takeBatch(), run);
+    while (running) {
+      const answer: () => void = await running;
+      // The database works on the next batch while we work on the answers of this one.
+      running = waiting.length > 0 ? start(takeBatch(), run) : undefined;
+      answer();
+    }
     draining = undefined;
   }
 
@@ -71,19 +77,24 @@ export function createBatcher<Item, Answer>(
   };
 }
 
-async function settle<Item, Answer>(
+/** Runs a batch. @returns how to hand its answers to those who wait for them; never rejects */
+async function start<Item, Answer>(
   batch: Waiting<Item, Answer>[],
   run: (items: Item[]) => Promise<(Answer | Error)[]>,
-): Promise<void> {
+): Promise<() => void> {
   try {
     const answers = await run(batch.map((call) => call.item));
-    batch.forEach((call, i) => {
-      const answer = answers[i];
-      if (answer === undefined) call.reject(new Error("a batch left an item unanswered"));
-      else if (answer instanceof Error) call.reject(answer);
-      else call.resolve(answer);
-    });
+    return () => {
+      for (const [i, call] of batch.entries()) {
+        const answer = answers[i];
+        if (answer === undefined) call.reject(new Error("a batch left an item unanswered"));
+        else if (answer instanceof Error) call.reject(answer);
+        else call.resolve(answer);
+      }
+    };
   } catch (error) {
-    for (const call of batch) call.reject(error);
+    return () => {
+      for (const call of batch) call.reject(error);
+    };
   }
 }

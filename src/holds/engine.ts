@@ -1,12 +1,20 @@
 import { Refusal, refuse } from "../base/errors.js";
 import type { Id } from "../base/ids.js";
-import { MINUTE, SECOND } from "../base/time.js";
+import { elapsed, MINUTE, pause, SECOND } from "../base/time.js";
 import { isOutage, withPatience } from "../db/outage.js";
 import type { Sql } from "../db/sql.js";
 import { type Batcher, createBatcher } from "./batcher.js";
 import { readAuthorized, readCaptured, readVoided } from "./decisions.js";
 import type { Authorized, Capture, Captured, Extension, HoldRequest, Holds } from "./holds.js";
-import { authorizeHolds, END_KINDS, type EndItem, endHolds, extendHolds } from "./store.js";
+import {
+  authorizeHolds,
+  END_KINDS,
+  type EndAnswers,
+  type EndItem,
+  endAndAuthorize,
+  endHolds,
+  extendHolds,
+} from "./store.js";
 
 export interface EngineOptions {
   /** Who holds are opened for when this process runs the request itself; null where it runs none. */
@@ -19,56 +27,107 @@ export interface EngineOptions {
   depth?: number;
 }
 
-/** How long work waits for a lost database, in milliseconds. Finished work waits longest: it must be paid. */
-const PATIENCE = { authorize: 5 * SECOND, end: MINUTE, extend: 5 * SECOND };
+/** How long a batch waits for a lost database. Those who ask for a hold then learn that we are not ready. */
+const PATIENCE = 5 * SECOND;
+/** Finished work must be paid: it asks again for as long as this. */
+const END_PATIENCE = MINUTE;
+const END_PAUSE = 200;
 
 type Ended = Captured | { endedAt: Date };
+/** What travels in a lane: both kinds share their batches, and so their flushes. */
+type Item = { authorize: HoldRequest } | { end: EndItem };
+type Answer = Authorized | Ended;
 
 /**
- * The money core over a pool of connections (at least 3 a lane, so that authorize, end and extend overlap).
+ * The money core over a pool of connections (two a lane: one for holds and captures, one for deadlines).
  */
 export function createHolds(
   sql: Sql,
   { gateway, lanes = 2, limit = 1_024, depth = 20_000 }: EngineOptions,
 ): Holds {
-  const keyOf = (item: { account: Id; id: Id }) => `${item.account}${item.id}`;
-  const bounds = { limit, depth, keyOf };
-  const authorizers = laneset(lanes, () =>
-    createBatcher<HoldRequest, Authorized>(
-      durable(PATIENCE.authorize, async (items) =>
-        readAuthorized(items, await authorizeHolds(sql, items, gateway)),
-      ),
-      bounds,
-    ),
-  );
-  const enders = laneset(lanes, () =>
-    createBatcher<EndItem, Ended>(
-      durable(PATIENCE.end, async (items) => {
-        const answers = await endHolds(sql, items);
-        return items.map((item, i) =>
-          item.kind === END_KINDS.void ? readVoided(answers, i) : readCaptured(answers, i),
-        );
-      }),
-      bounds,
+  const movers = laneset(lanes, () =>
+    createBatcher<Item, Answer>(
+      durable(PATIENCE, (items) => runBatch(sql, items, gateway)),
+      { limit, depth, keyOf: (item) => keyOf("end" in item ? item.end : item.authorize) },
     ),
   );
   const extenders = laneset(lanes, () =>
     createBatcher<Extension, { deadline: Date }>(
-      durable(PATIENCE.extend, async (items) => (await extendHolds(sql, items)).map(readDeadline)),
-      bounds,
+      durable(PATIENCE, async (items) => (await extendHolds(sql, items)).map(readDeadline)),
+      { limit, depth, keyOf },
     ),
   );
+  const end = (item: EndItem) => insisting(() => movers.of(item.account).call({ end: item }));
 
   return {
-    authorize: (request) => authorizers.of(request.account).call(request),
-    capture: (capture) => enders.of(capture.account).call(toEnd(capture)) as Promise<Captured>,
-    void: ({ account, id }) => enders.of(account).call(toVoid(account, id)),
+    authorize: (request) =>
+      movers.of(request.account).call({ authorize: request }) as Promise<Authorized>,
+    capture: (capture) => end(toEnd(capture)) as Promise<Captured>,
+    void: ({ account, id }) => end(toVoid(account, id)) as Promise<Ended>,
     extend: (extension) => extenders.of(extension.account).call(extension),
     async close() {
-      await Promise.all([authorizers.idle(), enders.idle(), extenders.idle()]);
+      await Promise.all([movers.idle(), extenders.idle()]);
     },
   };
 }
+
+/** Calls again while we are busy or the database is away. */
+async function insisting<T>(call: () => Promise<T>): Promise<T> {
+  const start = elapsed();
+  for (;;) {
+    try {
+      return await call();
+    } catch (error) {
+      const passing =
+        error instanceof Refusal && (error.reason === "not_ready" || error.reason === "busy");
+      if (!passing || elapsed() - start > END_PATIENCE) throw error;
+      await pause(END_PAUSE);
+    }
+  }
+}
+
+const keyOf = ({ account, id }: { account: Id; id: Id }): string => account + id;
+
+/** Runs what one lane has gathered as one statement, and so one transaction. */
+async function runBatch(
+  sql: Sql,
+  items: readonly Item[],
+  gateway: Id | null,
+): Promise<(Answer | Error)[]> {
+  const ends: EndItem[] = [];
+  const requests: HoldRequest[] = [];
+  for (const item of items) {
+    if ("end" in item) ends.push(item.end);
+    else requests.push(item.authorize);
+  }
+  const { ended, authorized } = await moveBatch(sql, ends, requests, gateway);
+  let [nextEnd, nextRequest] = [0, 0];
+  return items.map((item) =>
+    "end" in item ? (ended[nextEnd++] ?? lost()) : (authorized[nextRequest++] ?? lost()),
+  );
+}
+
+const lost = () => new Error("the database left an item of a batch unanswered");
+
+async function moveBatch(sql: Sql, ends: EndItem[], requests: HoldRequest[], gateway: Id | null) {
+  if (requests.length === 0) {
+    return { ended: readEnded(ends, await endHolds(sql, ends)), authorized: [] };
+  }
+  if (ends.length === 0) {
+    const answers = await authorizeHolds(sql, requests, gateway);
+    return { ended: [], authorized: readAuthorized(requests, answers) };
+  }
+  const answers = await endAndAuthorize(sql, ends, requests, gateway);
+  return {
+    ended: readEnded(ends, answers.ended),
+    authorized: readAuthorized(requests, answers.authorized),
+  };
+}
+
+const readEnded = (items: readonly EndItem[], answers: EndAnswers): (Ended | Error)[] =>
+  items.map((item, i) =>
+    item.kind === END_KINDS.void ? readVoided(answers, i) : readCaptured(answers, i),
+  );
 
 /**
  * Runs a batch until its outcome is known. Where a batch fails for another reason than an outage, its items run one

@@ -17,6 +17,8 @@ export interface AuthorizeAnswers {
   daily: string[];
   monthly: string[];
   total: string[];
+  /** Which of the distinct accounts each item is of (1-based): authorizedAt is told by account. */
+  accountOf: number[];
 }
 export interface EndAnswers {
   decisions: string[];
@@ -39,54 +41,107 @@ function indexed(ids: readonly Id[]): { distinct: Id[]; indexes: number[] } {
   return { distinct, indexes: ids.map((id) => places.get(id) ?? 0) };
 }
 
+/** Authorizes a batch. */
 export async function authorizeHolds(
   sql: Sql,
   items: readonly HoldRequest[],
   gateway: Id | null,
-): Promise<AuthorizeAnswers & { accountOf: number[] }> {
+): Promise<AuthorizeAnswers> {
+  const asked = index(items);
+  const [row] =
+    await sql`select * from authorize_holds(${authorizeArguments(sql, asked, gateway)})`;
+  return readAuthorizeAnswers(row, asked);
+}
+
+/** Ends a batch. */
+export async function endHolds(sql: Sql, items: readonly EndItem[]): Promise<EndAnswers> {
+  const [row] = await sql`select * from end_holds(${endArguments(sql, items)})`;
+  return readEndAnswers(row, row?.decisions);
+}
+
+/** Ends a batch and authorizes another, in one transaction. */
+export async function endAndAuthorize(
+  sql: Sql,
+  ends: readonly EndItem[],
+  items: readonly HoldRequest[],
+  gateway: Id | null,
+): Promise<{ ended: EndAnswers; authorized: AuthorizeAnswers }> {
+  const asked = index(items);
+  const all = indexed([...ends, ...items].map((item) => item.account)).distinct;
+  const [row] = await sql`
+    select * from end_and_authorize(
+      ${list(all)}::uuid[], ${endArguments(sql, ends)}, ${authorizeArguments(sql, asked, gateway)})`;
+  return {
+    ended: readEndAnswers(row, row?.end_decisions),
+    authorized: readAuthorizeAnswers(row, asked),
+  };
+}
+
+type Row = Record<string, unknown> | undefined;
+
+interface Asked {
+  items: readonly HoldRequest[];
+  accounts: { distinct: Id[]; indexes: number[] };
+  children: { distinct: Id[]; indexes: number[] };
+  /** Where each distinct child finds its account (1-based). */
+  accountOfChild: number[];
+}
+
+function index(items: readonly HoldRequest[]): Asked {
   const children = indexed(items.map((item) => item.child));
   const accounts = indexed(items.map((item) => item.account));
   const accountOfChild: number[] = [];
   children.indexes.forEach((child, i) => {
     accountOfChild[child - 1] = accounts.indexes[i] ?? 0;
   });
-  const [row] = await sql`
-    select * from authorize_holds(
-      ${list(accounts.distinct)}::uuid[], ${list(children.distinct)}::uuid[], ${list(accountOfChild)}::int[],
-      ${list(items.map((item) => item.id))}::uuid[], ${list(items.map((item) => item.part))}::smallint[],
-      ${list(children.indexes)}::int[], ${list(items.map((item) => item.amount))}::bigint[],
-      ${list(items.map((item) => item.floor))}::bigint[], ${list(items.map((item) => item.secretVersion))}::int[],
-      ${list(items.map((item) => item.seconds))}::int[], ${list(items.map((item) => item.fingerprint))}::bigint[],
-      ${list(items.map((item) => quoted(item.model)))}::text[], ${list(items.map((item) => item.priceVersion))}::int[],
-      ${list(items.map((item) => item.own))}::boolean[], ${gateway}::uuid)`;
-  return {
-    decisions: split(row?.decisions),
-    granted: split(row?.granted),
-    authorizedAt: split(row?.authorized_at),
-    daily: split(row?.daily),
-    monthly: split(row?.monthly),
-    total: split(row?.total),
-    accountOf: accounts.indexes,
-  };
+  return { items, accounts, children, accountOfChild };
 }
 
-export async function endHolds(sql: Sql, items: readonly EndItem[]): Promise<EndAnswers> {
+const authorizeArguments = (
+  sql: Sql,
+  { items, accounts, children, accountOfChild }: Asked,
+  gateway: Id | null,
+) => sql`
+  ${list(accounts.distinct)}::uuid[], ${list(children.distinct)}::uuid[],
+  ${list(accountOfChild)}::int[], ${list(items.map((item) => item.id))}::uuid[],
+  ${list(items.map((item) => item.part))}::smallint[], ${list(children.indexes)}::int[],
+  ${list(items.map((item) => item.amount))}::bigint[],
+  ${list(items.map((item) => item.floor))}::bigint[],
+  ${list(items.map((item) => item.secretVersion))}::int[],
+  ${list(items.map((item) => item.seconds))}::int[],
+  ${list(items.map((item) => item.fingerprint))}::bigint[],
+  ${list(items.map((item) => quoted(item.model)))}::text[],
+  ${list(items.map((item) => item.priceVersion))}::int[],
+  ${list(items.map((item) => item.own))}::boolean[], ${gateway}::uuid`;
+
+function endArguments(sql: Sql, items: readonly EndItem[]) {
   const accounts = indexed(items.map((item) => item.account));
-  const [row] = await sql`
-    select * from end_holds(
-      ${list(accounts.distinct)}::uuid[], ${list(items.map((item) => item.id))}::uuid[],
-      ${list(accounts.indexes)}::int[], ${list(items.map((item) => item.kind))}::smallint[],
-      ${list(items.map((item) => item.cost))}::bigint[], ${list(items.map((item) => item.inputTokens))}::bigint[],
-      ${list(items.map((item) => item.outputTokens))}::bigint[],
-      ${list(items.map((item) => item.estimated))}::boolean[],
-      ${list(items.map((item) => item.fingerprint))}::bigint[])`;
-  return {
-    decisions: split(row?.decisions),
-    costs: split(row?.costs),
-    usageSeqs: split(row?.usage_seqs),
-    endedAt: split(row?.ended_at),
-  };
+  return sql`
+    ${list(accounts.distinct)}::uuid[], ${list(items.map((item) => item.id))}::uuid[],
+    ${list(accounts.indexes)}::int[], ${list(items.map((item) => item.kind))}::smallint[],
+    ${list(items.map((item) => item.cost))}::bigint[],
+    ${list(items.map((item) => item.inputTokens))}::bigint[],
+    ${list(items.map((item) => item.outputTokens))}::bigint[],
+    ${list(items.map((item) => item.estimated))}::boolean[],
+    ${list(items.map((item) => item.fingerprint))}::bigint[]`;
 }
+
+const readAuthorizeAnswers = (row: Row, { accounts }: Asked): AuthorizeAnswers => ({
+  decisions: split(row?.decisions),
+  granted: split(row?.granted),
+  authorizedAt: split(row?.authorized_at),
+  daily: split(row?.daily),
+  monthly: split(row?.monthly),
+  total: split(row?.total),
+  accountOf: accounts.indexes,
+});
+
+const readEndAnswers = (row: Row, decisions: unknown): EndAnswers => ({
+  decisions: split(decisions),
+  costs: split(row?.costs),
+  usageSeqs: split(row?.usage_seqs),
+  endedAt: split(row?.ended_at),
+});
 
 /** @returns new deadlines in epoch microseconds, "" where the hold is not open */
 export async function extendHolds(sql: Sql, items: readonly Extension[]): Promise<string[]> {
@@ -152,7 +207,7 @@ export async function findChildOfAccount(
 ): Promise<ChildRow | undefined> {
   const [row] = await db<ChildRow[]>`
     select id, management_key_id as "managementKey", models from child_key
-     where id = ${child} and account_id = ${account} and status <> 'deleted'`;
+     where id = ${child} and account_id = ${account}`;
   return row;
 }
 
