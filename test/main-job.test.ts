@@ -40,7 +40,9 @@ async function listedInUi(query: string): Promise<string[]> {
 }
 
 async function settlementOf(account: string): Promise<string> {
-  const [row] = await sql<{ shard: number }[]>`select shard from account where id = ${account}`;
+  const [row] = await sql<
+    { shard: number }[]
+  >`select shard_of(id) as shard from account where id = ${account}`;
   return `settlement/${row?.shard}`;
 }
 

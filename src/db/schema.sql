@@ -3,7 +3,7 @@
 
 create table account (
   id uuid not null,
-  status text not null default 'active'::text,
+  status account_status not null default 'active'::account_status,
   posted bigint not null default 0,
   held bigint not null default 0,
   accrued bigint not null default 0,
@@ -12,14 +12,9 @@ create table account (
   post_no bigint not null default 0,
   chain bytea not null default decode(repeat('00'::text, 32), 'hex'::text),
   last_at timestamp with time zone not null default '1970-01-01 00:00:00+00'::timestamp with time zone,
-  shard smallint not null generated always as (((get_byte(uuid_send(id), 15) % 4))::smallint) stored,
   created_at timestamp with time zone not null default keytoll_clock(),
-  constraint account_accrued_check CHECK ((accrued >= 0)),
-  constraint account_check CHECK ((((posted - accrued) - held) >= 0)),
-  constraint account_check1 CHECK (((settled_seq >= 0) AND (settled_seq <= usage_seq))),
-  constraint account_held_check CHECK ((held >= 0)),
-  constraint account_pkey PRIMARY KEY (id),
-  constraint account_status_check CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text])))
+  constraint account_check CHECK (((held >= 0) AND (accrued >= 0) AND (((posted - accrued) - held) >= 0))),
+  constraint account_pkey PRIMARY KEY (id)
 ) with (fillfactor=20);
 
 create table audit_event (
@@ -40,7 +35,7 @@ create table child_key (
   account_id uuid not null,
   management_key_id uuid not null,
   name text not null,
-  status text not null default 'active'::text,
+  status key_status not null default 'active'::key_status,
   hint text not null,
   expires_at timestamp with time zone,
   expiry_recorded timestamp with time zone,
@@ -63,19 +58,10 @@ create table child_key (
   created_at timestamp with time zone not null,
   updated_at timestamp with time zone not null,
   constraint child_key_account_id_fkey FOREIGN KEY (account_id) REFERENCES account(id),
-  constraint child_key_held_check CHECK ((held >= 0)),
-  constraint child_key_limit_daily_check CHECK ((limit_daily >= 0)),
-  constraint child_key_limit_monthly_check CHECK ((limit_monthly >= 0)),
-  constraint child_key_limit_total_check CHECK ((limit_total >= 0)),
   constraint child_key_management_key_id_fkey FOREIGN KEY (management_key_id) REFERENCES management_key(id),
-  constraint child_key_pkey PRIMARY KEY (id),
-  constraint child_key_rate_limit_rpm_check CHECK ((rate_limit_rpm > 0)),
-  constraint child_key_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text, 'deleted'::text]))),
-  constraint child_key_used_daily_check CHECK ((used_daily >= 0)),
-  constraint child_key_used_monthly_check CHECK ((used_monthly >= 0)),
-  constraint child_key_used_total_check CHECK ((used_total >= 0))
+  constraint child_key_pkey PRIMARY KEY (id)
 ) with (fillfactor=30);
-CREATE INDEX child_key_expiry ON public.child_key USING btree (expires_at) WHERE ((expires_at IS NOT NULL) AND (status <> 'deleted'::text) AND (expiry_recorded IS DISTINCT FROM expires_at));
+CREATE INDEX child_key_expiry ON public.child_key USING btree (expires_at) WHERE ((expires_at IS NOT NULL) AND (status <> 'deleted'::key_status) AND (expiry_recorded IS DISTINCT FROM expires_at));
 CREATE INDEX child_key_management_key_id_id_idx ON public.child_key USING btree (management_key_id, id);
 
 create table child_limit (
@@ -96,7 +82,7 @@ create table ended_hold (
   child_key_id uuid not null,
   amount bigint not null,
   cost bigint not null,
-  outcome text not null,
+  outcome hold_outcome not null,
   day date not null,
   month date not null,
   authorized_at timestamp with time zone not null,
@@ -110,14 +96,10 @@ create table ended_hold (
   input_tokens bigint,
   output_tokens bigint,
   estimated boolean,
-  constraint ended_hold_check CHECK (((amount > 0) AND ((cost >= 0) AND (cost <= amount)))),
-  constraint ended_hold_check1 CHECK (((outcome = 'captured'::text) OR (cost = 0))),
-  constraint ended_hold_check2 CHECK (((usage_seq IS NULL) = (request_cost IS NULL))),
-  constraint ended_hold_outcome_check CHECK ((outcome = ANY (ARRAY['captured'::text, 'voided'::text, 'swept'::text]))),
   constraint ended_hold_pkey PRIMARY KEY (account_id, id, part)
 ) partition by RANGE (id);
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.ended_hold FOR EACH ROW EXECUTE FUNCTION refuse_change();
-CREATE UNIQUE INDEX ended_hold_usage ON ONLY public.ended_hold USING btree (account_id, usage_seq, id) WHERE (usage_seq IS NOT NULL);
+CREATE UNIQUE INDEX ended_hold_usage ON ONLY public.ended_hold USING btree (account_id, usage_seq, id);
 
 create table gateway (
   id uuid not null,
@@ -150,7 +132,7 @@ create table management_key (
   account_id uuid not null,
   name text not null,
   access text not null default 'read_write'::text,
-  status text not null default 'active'::text,
+  status key_status not null default 'active'::key_status,
   hint text not null,
   expires_at timestamp with time zone,
   expiry_recorded timestamp with time zone,
@@ -160,11 +142,10 @@ create table management_key (
   updated_at timestamp with time zone not null,
   constraint management_key_access_check CHECK ((access = ANY (ARRAY['read_write'::text, 'read_only'::text]))),
   constraint management_key_account_id_fkey FOREIGN KEY (account_id) REFERENCES account(id),
-  constraint management_key_pkey PRIMARY KEY (id),
-  constraint management_key_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text, 'deleted'::text])))
+  constraint management_key_pkey PRIMARY KEY (id)
 );
 CREATE INDEX management_key_account_id_id_idx ON public.management_key USING btree (account_id, id);
-CREATE INDEX management_key_expiry ON public.management_key USING btree (expires_at) WHERE ((expires_at IS NOT NULL) AND (status <> 'deleted'::text) AND (expiry_recorded IS DISTINCT FROM expires_at));
+CREATE INDEX management_key_expiry ON public.management_key USING btree (expires_at) WHERE ((expires_at IS NOT NULL) AND (status <> 'deleted'::key_status) AND (expiry_recorded IS DISTINCT FROM expires_at));
 
 create table model_price (
   model text not null,
@@ -201,11 +182,9 @@ create table open_hold (
   checkpoint_cost bigint,
   checkpoint_input bigint,
   checkpoint_output bigint,
-  constraint open_hold_amount_check CHECK ((amount > 0)),
-  constraint open_hold_checkpoint_cost_check CHECK ((checkpoint_cost >= 0)),
   constraint open_hold_pkey PRIMARY KEY (account_id, id, part)
 ) with (fillfactor=90, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=20000, autovacuum_vacuum_cost_delay=0);
-CREATE INDEX open_hold_deadline ON public.open_hold USING btree (deadline) WHERE (part = 0);
+CREATE INDEX open_hold_deadline ON public.open_hold USING btree (deadline);
 
 create table outbox (
   id bigint not null generated always as identity,
@@ -359,6 +338,9 @@ declare
   want bigint;
   most bigint;
   first_ended boolean;
+  v_first uuid;    -- of the batch's ids: only the partitions between them are opened
+  v_last uuid;
+  v_id uuid;
 begin
   for r in select a.id, a.status, a.posted, a.accrued, a.held,
                   greatest(keytoll_clock(), a.last_at + interval '1 microsecond') as at
@@ -390,13 +372,19 @@ begin
     left join child_key c on c.id = u.id
     left join management_key m on m.id = c.management_key_id;
 
+  foreach v_id in array p_ids loop
+    v_first := least(v_first, v_id);
+    v_last := greatest(v_last, v_id);
+  end loop;
+
   -- Scalar sub-selects stay index probes whatever the statistics say.
   for r in select * from (
              select q.o, p_fingerprints[q.o] as asked,
                     (select array[h.fingerprint, h.amount] from open_hold h
                       where h.account_id = p_accounts[p_child_account[q.child]] and h.id = q.id and h.part = q.part) as open,
                     (select array[e.fingerprint, e.amount] from ended_hold e
-                      where e.account_id = p_accounts[p_child_account[q.child]] and e.id = q.id and e.part = q.part) as ended
+                      where e.account_id = p_accounts[p_child_account[q.child]] and e.id = q.id and e.part = q.part
+                        and e.id between v_first and v_last) as ended
                from unnest(p_ids, p_parts, p_child) with ordinality q(id, part, child, o)) f
             where f.open is not null or f.ended is not null loop
     i_result[r.o] := case when (coalesce(r.open, r.ended))[1] <> r.asked then 4 when r.open is not null then 2 else 3 end;
@@ -639,7 +627,7 @@ begin
 
   insert into ended_hold
     select h.account_id, h.id, h.part, h.child_key_id, h.amount, q.cost,
-           case when i_result[q.item] = 1 then 'captured' when p_kinds[q.item] = 4 then 'swept' else 'voided' end,
+           (case when i_result[q.item] = 1 then 'captured' when p_kinds[q.item] = 4 then 'swept' else 'voided' end)::hold_outcome,
            h.day, h.month, h.authorized_at, a_now[p_account[q.item]], h.fingerprint, p_fingerprints[q.item],
            h.model, h.price_version, q.seq, case when q.seq is not null then i_cost[q.item] end,
            case when q.seq is not null then i_input[q.item] end,
@@ -825,6 +813,12 @@ begin
                        settled_seq = v_to, post_no = x.post_no + 1, chain = v_hash, last_at = a.at
    where x.id = p_account;
 end $function$
+
+CREATE OR REPLACE FUNCTION public.shard_of(account uuid)
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$ select get_byte(uuid_send(account), 15) % 4 $function$
 
 CREATE OR REPLACE FUNCTION public.sweep_holds(p_limit integer, p_grace interval DEFAULT '00:00:45'::interval, OUT captured integer, OUT voided integer)
  RETURNS record

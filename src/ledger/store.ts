@@ -37,7 +37,7 @@ export async function findTransfer(
 export async function accountsBehind(db: Db, shard: number, after: Id, limit: number) {
   const rows = await db<{ id: Id }[]>`
     select id from account
-     where shard = ${shard} and usage_seq > settled_seq and id > ${after}
+     where shard_of(id) = ${shard} and usage_seq > settled_seq and id > ${after}
      order by id limit ${limit}`;
   return rows.map((row) => row.id);
 }
@@ -60,6 +60,6 @@ export async function lagOf(db: Db, shard: number | null) {
                select h.ended_at from ended_hold h
                 where h.account_id = a.id and h.usage_seq = a.settled_seq + 1)))), 0)::int as "oldestSeconds"
         from account a
-       where a.usage_seq > a.settled_seq and (${shard}::int is null or a.shard = ${shard}::int)`,
+       where a.usage_seq > a.settled_seq and (${shard}::int is null or shard_of(a.id) = ${shard}::int)`,
   );
 }

@@ -76,6 +76,14 @@ const step = fc.oneof(
       batch: fc.uniqueArray(captured, { minLength: 1, maxLength: 4, selector: (c) => c.id }),
     }),
   },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      kind: fc.constant("mixed" as const),
+      captures: fc.uniqueArray(captured, { minLength: 1, maxLength: 3, selector: (c) => c.id }),
+      batch: fc.array(asked, { minLength: 1, maxLength: 3 }),
+    }),
+  },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant("void" as const), id }) },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("sweep" as const) }) },
   {
@@ -171,13 +179,20 @@ function tally(outcome: string): string {
   return outcome;
 }
 
-const outcomeOf = async <T>(call: Promise<T>, name: (answer: T) => string): Promise<string> =>
-  tally(
-    await call.then(name, (error: unknown) => {
-      if (error instanceof Refusal) return error.reason;
-      throw error;
-    }),
-  );
+/** The name of an answer, or the reason of its refusal; `details` are not counted. */
+async function outcomeOf<T>(
+  call: Promise<T>,
+  name: (answer: T) => string,
+  details: (answer: T) => string = () => "",
+): Promise<string> {
+  try {
+    const answer = await call;
+    return tally(name(answer)) + details(answer);
+  } catch (error) {
+    if (error instanceof Refusal) return tally(error.reason);
+    throw error;
+  }
+}
 
 function holdRequest(world: World, it: Omit<model.Asked, "id"> & { id: number }): HoldRequest {
   return {
@@ -196,24 +211,48 @@ function holdRequest(world: World, it: Omit<model.Asked, "id"> & { id: number })
   };
 }
 
-async function stepAuthorize(world: World, batch: (Omit<model.Asked, "id"> & { id: number })[]) {
-  const at = timeOf(world);
-  // the engine keeps calls with the same id apart: the model sees them in that order too
-  const first = batch.filter((it, i) => batch.findIndex((other) => other.id === it.id) === i);
-  const answers = await Promise.all(
-    first.map((it) =>
+type Ask = Omit<model.Asked, "id"> & { id: number };
+type Captured = { id: number; cost: bigint; print: bigint };
+
+/** Both kinds at once share a batch, in which captures come first. */
+async function stepMixed(world: World, captures: Captured[], batch: Ask[]): Promise<void> {
+  const others = batch.filter((it) => captures.every(({ id }) => id !== it.id));
+  const [ended, held] = await Promise.all([callCapture(world, captures), callHold(world, others)]);
+  expectCaptured(world, captures, ended);
+  expectHeld(world, others, held);
+}
+
+async function stepAuthorize(world: World, batch: Ask[]): Promise<void> {
+  expectHeld(world, batch, await callHold(world, batch));
+}
+
+async function stepCapture(world: World, batch: Captured[]): Promise<void> {
+  expectCaptured(world, batch, await callCapture(world, batch));
+}
+
+/** The engine keeps calls with the same id apart: only the first of each travels here. */
+const firstOfEach = (batch: Ask[]): Ask[] =>
+  batch.filter((it, i) => batch.findIndex((other) => other.id === it.id) === i);
+
+const callHold = (world: World, batch: Ask[]): Promise<string[]> =>
+  Promise.all(
+    firstOfEach(batch).map((it) =>
       outcomeOf(holds.authorize(holdRequest(world, it)), (answer) => answer.repeated ?? "held"),
     ),
   );
-  const expected = first.map((it) => model.authorize(world.truth, { ...it, id: `${it.id}` }, at));
+
+function expectHeld(world: World, batch: Ask[], answers: string[]): void {
+  const at = timeOf(world);
+  const expected = firstOfEach(batch).map((it) =>
+    model.authorize(world.truth, { ...it, id: `${it.id}` }, at),
+  );
   expect(answers).toEqual(expected);
   if (expected.includes("held")) world.last = at;
 }
 
-async function stepCapture(world: World, batch: { id: number; cost: bigint; print: bigint }[]) {
-  const at = timeOf(world);
-  const numbers: bigint[] = [];
-  const answers = await Promise.all(
+/** @returns each answer, a captured one with the number of its usage record */
+const callCapture = (world: World, batch: Captured[]): Promise<string[]> =>
+  Promise.all(
     batch.map(({ id, cost, print }) =>
       outcomeOf(
         holds.capture({
@@ -226,20 +265,20 @@ async function stepCapture(world: World, batch: { id: number; cost: bigint; prin
           fingerprint: print + cost * 10n,
           own: false,
         }),
-        (answer) => {
-          numbers.push(answer.usageSeq);
-          return "captured";
-        },
+        () => "captured",
+        (answer) => ` as ${answer.usageSeq}`,
       ),
     ),
   );
-  const expected = batch.map(({ id, cost, print }) =>
-    model.capture(world.truth, `${id}`, cost, print + cost * 10n),
-  );
+
+function expectCaptured(world: World, batch: Captured[], answers: string[]): void {
+  const at = timeOf(world);
+  const expected = batch.map(({ id, cost, print }) => {
+    const outcome = model.capture(world.truth, `${id}`, cost, print + cost * 10n);
+    return outcome === "captured" ? `captured as ${world.truth.holds.get(`${id}`)?.seq}` : outcome;
+  });
   expect(answers).toEqual(expected);
-  const seqs = batch.map(({ id }) => world.truth.holds.get(`${id}`)?.seq);
-  expect(numbers).toEqual(seqs.filter((_, i) => expected[i] === "captured"));
-  if (expected.includes("captured")) world.last = at;
+  if (expected.some((outcome) => outcome.startsWith("captured"))) world.last = at;
 }
 
 async function run(world: World, it: Step): Promise<void> {
@@ -248,6 +287,8 @@ async function run(world: World, it: Step): Promise<void> {
       return stepAuthorize(world, it.batch);
     case "capture":
       return stepCapture(world, it.batch);
+    case "mixed":
+      return stepMixed(world, it.captures, it.batch);
     case "void": {
       const voiding = holds.void({ account: world.account, id: world.ids[it.id] ?? "" });
       expect(await outcomeOf(voiding, () => "voided")).toBe(

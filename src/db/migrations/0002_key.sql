@@ -1,10 +1,12 @@
+create type key_status as enum ('active', 'disabled', 'deleted');
+
 -- gm-: administers its account's child keys, can never infer.
 create table management_key (
   id                    uuid primary key,
   account_id            uuid not null references account,
   name                  text not null,
   access                text not null default 'read_write' check (access in ('read_write', 'read_only')),
-  status                text not null default 'active' check (status in ('active', 'disabled', 'deleted')),
+  status                key_status not null default 'active',
   hint                  text not null,
   expires_at            timestamptz,
   expiry_recorded       timestamptz,          -- the expires_at whose passing is on record
@@ -23,23 +25,23 @@ create table child_key (
   account_id            uuid not null references account,
   management_key_id     uuid not null references management_key,
   name                  text not null,
-  status                text not null default 'active' check (status in ('active', 'disabled', 'deleted')),
+  status                key_status not null default 'active',
   hint                  text not null,
   expires_at            timestamptz,
   expiry_recorded       timestamptz,
   secret_version        int not null default 1,
   previous_secret_until timestamptz,
-  rate_limit_rpm        int check (rate_limit_rpm > 0),
+  rate_limit_rpm        int,
   models                text[],               -- null: all
-  limit_daily           bigint check (limit_daily >= 0),
-  limit_monthly         bigint check (limit_monthly >= 0),
-  limit_total           bigint check (limit_total >= 0),
+  limit_daily           bigint,
+  limit_monthly         bigint,
+  limit_total           bigint,
   day                   date not null,        -- UTC day that used_daily counts
-  used_daily            bigint not null default 0 check (used_daily >= 0),
+  used_daily            bigint not null default 0,
   month                 date not null,        -- first day of the UTC month that used_monthly counts
-  used_monthly          bigint not null default 0 check (used_monthly >= 0),
-  used_total            bigint not null default 0 check (used_total >= 0),
-  held                  bigint not null default 0 check (held >= 0),
+  used_monthly          bigint not null default 0,
+  used_total            bigint not null default 0,
+  held                  bigint not null default 0,
   requests_total        bigint not null default 0,
   last_used_at          timestamptz,
   metadata              jsonb not null default '{}',

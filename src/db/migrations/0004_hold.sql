@@ -5,7 +5,7 @@ create table open_hold (
   id                uuid not null,            -- UUIDv7
   part              smallint not null,
   child_key_id      uuid not null,
-  amount            bigint not null check (amount > 0),
+  amount            bigint not null,
   day               date not null,
   month             date not null,
   authorized_at     timestamptz not null,
@@ -15,7 +15,7 @@ create table open_hold (
   model             text,
   price_version     int,
   -- what a stream has produced so far: captured should its gateway die
-  checkpoint_cost   bigint check (checkpoint_cost >= 0),
+  checkpoint_cost   bigint,
   checkpoint_input  bigint,
   checkpoint_output bigint,
   primary key (account_id, id, part)
@@ -23,10 +23,11 @@ create table open_hold (
   fillfactor = 90,
   autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0
 );
-create index open_hold_deadline on open_hold (deadline) where part = 0;
+create index open_hold_deadline on open_hold (deadline);
 
 -- Holds that ended, each exactly once. The first part of a captured request is its usage record
 -- (usage_seq is not null): numbered without gaps per account, never changed.
+create type hold_outcome as enum ('captured', 'voided', 'swept');
 create table ended_hold (
   account_id      uuid not null,
   id              uuid not null,
@@ -34,7 +35,7 @@ create table ended_hold (
   child_key_id    uuid not null,
   amount          bigint not null,
   cost            bigint not null,            -- captured of this part
-  outcome         text not null check (outcome in ('captured', 'voided', 'swept')),
+  outcome         hold_outcome not null,
   day             date not null,
   month           date not null,
   authorized_at   timestamptz not null,
@@ -48,12 +49,9 @@ create table ended_hold (
   input_tokens    bigint,
   output_tokens   bigint,
   estimated       boolean,                    -- counted by us, not reported by the upstream
-  primary key (account_id, id, part),
-  check (amount > 0 and cost between 0 and amount),
-  check (outcome = 'captured' or cost = 0),
-  check ((usage_seq is null) = (request_cost is null))
+  primary key (account_id, id, part)
 ) partition by range (id);
-create unique index ended_hold_usage on ended_hold (account_id, usage_seq, id) where usage_seq is not null;
+create unique index ended_hold_usage on ended_hold (account_id, usage_seq, id);
 create trigger append_only before update or delete on ended_hold
   for each row execute function refuse_change();
 

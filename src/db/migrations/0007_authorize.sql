@@ -52,6 +52,9 @@ declare
   want bigint;
   most bigint;
   first_ended boolean;
+  v_first uuid;    -- of the batch's ids: only the partitions between them are opened
+  v_last uuid;
+  v_id uuid;
 begin
   for r in select a.id, a.status, a.posted, a.accrued, a.held,
                   greatest(keytoll_clock(), a.last_at + interval '1 microsecond') as at
@@ -83,13 +86,19 @@ begin
     left join child_key c on c.id = u.id
     left join management_key m on m.id = c.management_key_id;
 
+  foreach v_id in array p_ids loop
+    v_first := least(v_first, v_id);
+    v_last := greatest(v_last, v_id);
+  end loop;
+
   -- Scalar sub-selects stay index probes whatever the statistics say.
   for r in select * from (
              select q.o, p_fingerprints[q.o] as asked,
                     (select array[h.fingerprint, h.amount] from open_hold h
                       where h.account_id = p_accounts[p_child_account[q.child]] and h.id = q.id and h.part = q.part) as open,
                     (select array[e.fingerprint, e.amount] from ended_hold e
-                      where e.account_id = p_accounts[p_child_account[q.child]] and e.id = q.id and e.part = q.part) as ended
+                      where e.account_id = p_accounts[p_child_account[q.child]] and e.id = q.id and e.part = q.part
+                        and e.id between v_first and v_last) as ended
                from unnest(p_ids, p_parts, p_child) with ordinality q(id, part, child, o)) f
             where f.open is not null or f.ended is not null loop
     i_result[r.o] := case when (coalesce(r.open, r.ended))[1] <> r.asked then 4 when r.open is not null then 2 else 3 end;

@@ -138,7 +138,7 @@ begin
 
   insert into ended_hold
     select h.account_id, h.id, h.part, h.child_key_id, h.amount, q.cost,
-           case when i_result[q.item] = 1 then 'captured' when p_kinds[q.item] = 4 then 'swept' else 'voided' end,
+           (case when i_result[q.item] = 1 then 'captured' when p_kinds[q.item] = 4 then 'swept' else 'voided' end)::hold_outcome,
            h.day, h.month, h.authorized_at, a_now[p_account[q.item]], h.fingerprint, p_fingerprints[q.item],
            h.model, h.price_version, q.seq, case when q.seq is not null then i_cost[q.item] end,
            case when q.seq is not null then i_input[q.item] end,
