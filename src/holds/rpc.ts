@@ -131,11 +131,9 @@ async function readAuthorize(
 ): Promise<HoldRequest> {
   const id = checkNewHoldId(request.holdId);
   const payer = await readPayer(handling, manager, request.key);
-  if (request.model !== undefined && payer.models && !payer.models.includes(request.model)) {
-    throw refuse("model_not_found", { param: "model" });
-  }
   const price = request.model === undefined ? undefined : await handling.prices.find(request.model);
-  if (request.model !== undefined && !price?.enabled) {
+  // What was accepted once is answered again, whatever became of the model: the engine knows it by its fingerprint
+  if (!mayUse(request.model, payer, price) && !(await isHeld(handling.sql, manager, id))) {
     throw refuse("model_not_found", { param: "model" });
   }
   const amount = readSize(request.size, price);
@@ -159,6 +157,14 @@ async function readAuthorize(
     priceVersion: price?.version ?? null,
   };
 }
+
+function mayUse(model: string | undefined, { models }: PayingChild, price: Price): boolean {
+  if (model === undefined) return true;
+  return price?.enabled === true && (models === null || models.includes(model));
+}
+
+const isHeld = async (sql: Sql, { account }: Manager, id: Id): Promise<boolean> =>
+  (await findHoldParts(sql, account, id)).length > 0;
 
 interface PayingChild {
   child: Id;

@@ -1,4 +1,4 @@
-import { type MessageInitShape, toJson } from "@bufbuild/protobuf";
+import { create, type MessageInitShape, ScalarType, toJson } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { refuseField } from "../base/errors.js";
 import { SECOND } from "../base/time.js";
@@ -19,17 +19,18 @@ type Message = MessageInitShape<typeof ChatMessageSchema>;
 type ToolCall = MessageInitShape<typeof ToolCallSchema>;
 type Usage = MessageInitShape<typeof UsageSchema>;
 
+const schema = CreateChatCompletionRequestSchema;
+
 /** Decided by the method that is called, so they can't stand in `extra`. */
 const BY_METHOD = ["stream", "stream_options"];
 
 /**
  * The JSON body of a request that came as a message.
  *
- * @throws invalid_request_error  a name in `extra` that stands above it, or a seed that JSON cannot carry
+ * @throws invalid_request_error  a name in `extra` that stands above it, or a value that JSON cannot carry
  */
 export function toBody(request: CreateChatCompletionRequest, stream: boolean): Buffer {
-  const schema = CreateChatCompletionRequestSchema;
-  const { extra, ...fields } = toJson(schema, request, { useProtoFieldName: true }) as Json;
+  const { extra, ...fields } = toFields(request);
   const taken = [...schema.fields.map((field) => field.name), ...BY_METHOD];
   for (const name of Object.keys(isObject(extra) ? extra : {})) {
     if (taken.includes(name)) throw refuseField(`extra.${name}`, "is a field of its own");
@@ -45,6 +46,36 @@ export function toBody(request: CreateChatCompletionRequest, stream: boolean): B
     ...(stream && { stream, stream_options: { include_usage: true } }),
   };
   return Buffer.from(JSON.stringify(body));
+}
+
+/** The request by its JSON names. */
+function toFields(request: CreateChatCompletionRequest): Json {
+  const fields = encoded(request) ?? refuseUnencoded(request);
+  for (const { name, scalar } of schema.fields) {
+    // NaN and the infinities become words
+    if (scalar === ScalarType.DOUBLE && typeof fields[name] === "string") {
+      throw refuseField(name, "must be a finite number");
+    }
+  }
+  return fields;
+}
+
+/** @returns undefined where a free-form value has NaN, an infinity or nothing at all in it */
+function encoded(request: CreateChatCompletionRequest): Json | undefined {
+  try {
+    return toJson(schema, request, { useProtoFieldName: true }) as Json;
+  } catch {
+    return undefined;
+  }
+}
+
+function refuseUnencoded(request: CreateChatCompletionRequest): never {
+  const values = Object.entries(request);
+  const culprit = schema.fields.find(({ localName }) => {
+    const alone = values.filter(([name]) => name === localName);
+    return encoded(create(schema, Object.fromEntries(alone))) === undefined;
+  });
+  throw refuseField(culprit?.name ?? "completion", "has a value that JSON cannot carry");
 }
 
 /** A chat completion of ours as a message. */

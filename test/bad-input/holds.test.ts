@@ -1,5 +1,5 @@
 import type { DescMethod, JsonObject } from "@bufbuild/protobuf";
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { newId } from "../../src/base/ids.js";
 import { checkBooks } from "../../src/check/check.js";
 import { HoldService } from "../../src/gen/keytoll/v1/hold_pb.js";
@@ -520,6 +520,41 @@ test("what was held before its child was deleted can still be looked at, repeate
   expect(await asManager(extend, more)).toEqual(inRpc("child_key_inactive"));
   expect(await asManager(capture, { holdId: captured, costNgonka: "7" })).toEqual(ACCEPTED);
   expect(await asManager(voidHold, { holdId: voided })).toEqual(ACCEPTED);
+});
+
+test("what was held is answered alike after its model changed its price, was disabled or left the list", async () => {
+  const { gm: bearer, admin } = world.credentials;
+  const { id } = await world.gateway.aChild(bearer, world.gm, { models: ["demo/slow"] });
+  const held = { holdId: newId(), childKeyId: id, model: "demo/slow" };
+  const asked = { ...held, tokens: { inputTokens: 1_000, maxOutputTokens: 2_000 } };
+  const answer = () =>
+    world.gateway.done("POST /keytoll.v1.HoldService/Authorize", {
+      bearer,
+      body: asked,
+      headers: { "content-type": "application/json" },
+    });
+  const first = await answer();
+  const setPrice = (terms: object) => {
+    const price = { input_ngonka_per_mtok: "1000000", output_ngonka_per_mtok: "2000000" };
+    const body = { ...price, ...terms };
+    return world.gateway.done("PUT /api/admin/models/demo/slow", { bearer: admin, body });
+  };
+
+  await setPrice({ input_ngonka_per_mtok: "7000000" });
+  expect(await answer()).toEqual(first);
+  await setPrice({ enabled: false });
+  const aNewOne = () => asManager(authorize, { ...asked, holdId: newId() });
+  await vi.waitFor(async () => expect(await aNewOne()).toEqual(inRpc("model_not_found", "model")));
+  expect(await answer()).toEqual(first);
+  const other = { ...asked, tokens: { inputTokens: 1_001, maxOutputTokens: 2_000 } };
+  expect(await asManager(authorize, other)).toEqual(inRpc("idempotency_conflict", "hold_id"));
+
+  await setPrice({ enabled: true });
+  const route = `PATCH /api/management/keys/${world.gm}/children/${id}`;
+  await world.gateway.done(route, { bearer, body: { models: ["demo/fast"] } });
+  expect(await answer()).toEqual(first);
+  expect(await aNewOne()).toEqual(inRpc("model_not_found", "model"));
+  expect(await asManager(voidHold, { holdId: held.holdId })).toEqual(ACCEPTED);
 });
 
 test("usage whose price no int64 holds exceeds its hold", async () => {

@@ -549,9 +549,10 @@ function raw(port: "grpc" | "http", path: string, bytes: Buffer): Promise<number
 const CREATE = `/${KeyService.typeName}/CreateManagementKey`;
 
 describe.each(["grpc", "http"] as const)("gRPC on the %s port", (port) => {
-  test("bytes that are no message are INVALID_ARGUMENT or INTERNAL, never accepted", async () => {
-    const code = await raw(port, CREATE, Buffer.from([0x0a, 0xff]));
-    expect([status.INVALID_ARGUMENT, status.INTERNAL]).toContain(code);
+  // Connect, which reads them on the shared port, calls it INTERNAL.
+  const expected = port === "grpc" ? status.INVALID_ARGUMENT : status.INTERNAL;
+  test(`bytes that are no message are ${status[expected]}, never accepted`, async () => {
+    expect(await raw(port, CREATE, Buffer.from([0x0a, 0xff]))).toBe(expected);
   });
 
   test("an unknown method and an unknown service are UNIMPLEMENTED", async () => {

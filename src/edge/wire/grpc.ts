@@ -17,6 +17,7 @@ import {
   type StatusObject,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
+import { refuse } from "../../base/errors.js";
 import { newId } from "../../base/ids.js";
 import type { Log } from "../../base/log.js";
 import { SECOND } from "../../base/time.js";
@@ -83,7 +84,8 @@ function closeGrpc(server: Server, graceMs: number): Promise<void> {
   });
 }
 
-type Definition = MethodDefinition<Message, Message>;
+/** Requests stay bytes until their handler runs: what fails in this library's own reading is told as INTERNAL. */
+type Definition = MethodDefinition<Buffer, Message>;
 
 function definitionOf(endpoints: readonly Endpoint[]): Record<string, Definition> {
   return Object.fromEntries(
@@ -92,18 +94,28 @@ function definitionOf(endpoints: readonly Endpoint[]): Record<string, Definition
 }
 
 function definitionOfMethod(method: DescMethod): Definition {
-  const encode = (schema: DescMessage) => (message: Message) =>
-    Buffer.from(toBinary(schema, message));
-  const decode = (schema: DescMessage) => (bytes: Buffer) => fromBinary(schema, bytes);
+  const asBytes = (bytes: Buffer) => bytes;
   return {
     path: `/${method.parent.typeName}/${method.name}`,
     requestStream: method.methodKind === "bidi_streaming",
     responseStream: method.methodKind !== "unary",
-    requestSerialize: encode(method.input),
-    requestDeserialize: decode(method.input),
-    responseSerialize: encode(method.output),
-    responseDeserialize: decode(method.output),
+    requestSerialize: asBytes,
+    requestDeserialize: asBytes,
+    responseSerialize: (message) => Buffer.from(toBinary(method.output, message)),
+    responseDeserialize: (bytes) => fromBinary(method.output, bytes),
   };
+}
+
+function decode(schema: DescMessage, bytes: Buffer): Message {
+  try {
+    return fromBinary(schema, bytes);
+  } catch {
+    throw refuse("invalid_request_error", { message: "the request is no valid protobuf message" });
+  }
+}
+
+async function* decodeAll(schema: DescMessage, all: AsyncIterable<Buffer>): AsyncIterable<Message> {
+  for await (const bytes of all) yield decode(schema, bytes);
 }
 
 function implementationOf(endpoints: readonly Endpoint[], log: Log): UntypedServiceImplementation {
@@ -113,44 +125,52 @@ function implementationOf(endpoints: readonly Endpoint[], log: Log): UntypedServ
 }
 
 function implementationOfMethod(endpoint: Endpoint, log: Log) {
+  const { input } = endpoint.method;
   switch (endpoint.kind) {
     case "unary":
-      return unary(endpoint.call, log);
+      return unary(input, endpoint.call, log);
     case "server_streaming":
-      return serverStreaming(endpoint.call, log);
+      return serverStreaming(input, endpoint.call, log);
     case "bidi_streaming":
-      return bidiStreaming(endpoint.call, log);
+      return bidiStreaming(input, endpoint.call, log);
   }
 }
 
-function unary(handler: Call<Message, Message>, log: Log): handleUnaryCall<Message, Message> {
+function unary(
+  input: DescMessage,
+  handler: Call<Message, Message>,
+  log: Log,
+): handleUnaryCall<Buffer, Message> {
   return (call, callback) => {
     const caller = callerOf(call);
-    handler(call.request, caller).then(
-      (answer) => callback(null, answer),
+    const answer = async () => handler(decode(input, call.request), caller);
+    answer().then(
+      (message) => callback(null, message),
       (error) => callback(toGrpcStatus(error, caller, log)),
     );
   };
 }
 
 function serverStreaming(
+  input: DescMessage,
   handler: StreamCall<Message, Message>,
   log: Log,
-): handleServerStreamingCall<Message, Message> {
+): handleServerStreamingCall<Buffer, Message> {
   return (call) => {
     const caller = callerOf(call);
-    void send(call, () => handler(call.request, caller), caller, log);
+    void send(call, () => handler(decode(input, call.request), caller), caller, log);
   };
 }
 
 function bidiStreaming(
+  input: DescMessage,
   handler: DuplexCall<Message, Message>,
   log: Log,
-): handleBidiStreamingCall<Message, Message> {
+): handleBidiStreamingCall<Buffer, Message> {
   return (call) => {
     const caller = callerOf(call);
     // The end of the requests must not destroy the stream that the answers still need.
-    const requests = call.iterator({ destroyOnReturn: false });
+    const requests = decodeAll(input, call.iterator({ destroyOnReturn: false }));
     void send(call, () => handler(requests, caller), caller, log);
   };
 }

@@ -1,5 +1,9 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import { createServer as createHttp2Server, type ServerHttp2Session } from "node:http2";
+import {
+  createServer as createHttp2Server,
+  type Http2ServerRequest,
+  type ServerHttp2Session,
+} from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
 import { SECOND } from "../../base/time.js";
 
@@ -39,25 +43,50 @@ export async function listen(door: HttpDoor) {
     connectionsCheckingInterval: Math.min(headersTimeout, 5 * SECOND),
   });
   // The compatibility objects of HTTP/2 have the methods that our handlers use.
-  const http2 = createHttp2Server((request, response) =>
-    door.handler(request as unknown as IncomingMessage, response as unknown as ServerResponse),
-  );
-  const sessions = new Set<ServerHttp2Session>();
-  http2.on("session", (session) => {
-    sessions.add(session);
-    session.on("close", () => sessions.delete(session));
-    session.setTimeout(KEEP_ALIVE, () => session.close());
+  const http2 = createHttp2Server((request, response) => {
+    const answered = () => setImmediate(dropRest, request);
+    request.stream.once("finish", answered).once("wantTrailers", answered);
+    door.handler(request as unknown as IncomingMessage, response as unknown as ServerResponse);
   });
+  const connections = followHttp2(http2);
   http1.on("request", door.handler);
 
   const undecided = sniffConnections(http1, http2, headersTimeout);
   await bind(http1, door);
   const { port } = http1.address() as AddressInfo;
-  return { port, close: (graceMs: number) => close(http1, sessions, undecided, graceMs) };
+  return { port, close: (graceMs: number) => close(http1, connections, undecided, graceMs) };
 }
 
 type Http1 = ReturnType<typeof createServer>;
 type Http2 = ReturnType<typeof createHttp2Server>;
+
+/**
+ * Drops what is unread of a request that is answered. A stream with unread bytes never ends, and a session that waits for
+ * it doesn't notice that its connection did. Once our last byte is out, trailers included, the client is told to send no more.
+ */
+function dropRest(request: Http2ServerRequest): void {
+  const { stream } = request;
+  if (!request.complete && !stream.closed && stream.state.localClose === 1) stream.close();
+  request.resume();
+}
+
+/** What is open over HTTP/2: a session may be gone before its socket is, and only the socket can be cut. */
+type Http2Connections = Map<ServerHttp2Session, Socket>;
+
+function followHttp2(http2: Http2): Http2Connections {
+  const connections: Http2Connections = new Map();
+  http2.prependListener("connection", (socket: Socket) => {
+    // HTTP/1's server lets a client end its side and read on; in HTTP/2 that would go unnoticed.
+    socket.allowHalfOpen = false;
+    // The server makes the session before it returns.
+    http2.once("session", (session) => {
+      connections.set(session, socket);
+      socket.on("close", () => connections.delete(session));
+      session.setTimeout(KEEP_ALIVE, () => session.close());
+    });
+  });
+  return connections;
+}
 
 /**
  * Puts the sniffer before the listener of the server that really listens: one in front of a server that does not would
@@ -107,19 +136,24 @@ function bind(server: Http1, { port, host, variable }: HttpDoor): Promise<void> 
 
 async function close(
   server: Http1,
-  sessions: Set<ServerHttp2Session>,
+  connections: Http2Connections,
   undecided: Set<Socket>,
   graceMs: number,
 ): Promise<void> {
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   for (const socket of undecided) socket.destroy();
-  for (const session of sessions) session.close();
+  for (const session of connections.keys()) session.close();
   // A connection whose request ends while we wait must not stay for its keep-alive time.
   server.on("request", (_request, response) => response.setHeader("connection", "close"));
-  const idle = setInterval(() => server.closeIdleConnections(), 50);
+  const idle = setInterval(() => {
+    server.closeIdleConnections();
+    for (const [session, socket] of connections) {
+      if (session.destroyed && socket.writableFinished) socket.destroy();
+    }
+  }, 50);
   const cut = setTimeout(() => {
     server.closeAllConnections();
-    for (const session of sessions) session.destroy();
+    for (const socket of connections.values()) socket.destroy();
   }, graceMs);
   await closed;
   clearInterval(idle);
