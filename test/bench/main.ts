@@ -10,6 +10,7 @@ const USAGE = `Usage: npm run bench -- holds|cycles|gateway [--seconds N] [--con
   cycles    hold and capture with its usage record, against the same
   gateway   paid requests a second through a gateway, against a bare node:http + undici proxy
 
+At 64 concurrent (gateway: 256 connections) where nothing else is said.
 Each starts what it needs, from empty tables, and measures its baseline in the same run. --json ends with
 one JSON object.`;
 
@@ -56,13 +57,14 @@ async function main(): Promise<number> {
     allowPositionals: true,
     options: {
       seconds: { type: "string", default: "5" },
-      concurrency: { type: "string", default: "64" },
+      concurrency: { type: "string" },
       json: { type: "boolean", default: false },
       help: { type: "boolean", default: false },
     },
   });
   const [what] = positionals;
-  const load = { seconds: Number(values.seconds), concurrency: Number(values.concurrency) };
+  const concurrency = Number(values.concurrency ?? (what === "gateway" ? 256 : 64));
+  const load = { seconds: Number(values.seconds), concurrency };
   const fits = load.seconds >= 1 && load.seconds <= 600 && load.concurrency >= 1;
   if (values.help || !fits || positionals.length !== 1) {
     console.log(USAGE);

@@ -292,9 +292,10 @@ async function run(world: World, it: Step): Promise<void> {
       return stepMixed(world, it.captures, it.batch);
     case "void": {
       const voiding = holds.void({ account: world.account, id: world.ids[it.id] ?? "" });
-      expect(await outcomeOf(voiding, () => "voided")).toBe(
-        model.voidHold(world.truth, `${it.id}`),
-      );
+      const answer = await outcomeOf(voiding, () => "voided");
+      const wasOpen = world.truth.holds.get(`${it.id}`)?.state === "open";
+      expect(answer).toBe(model.voidHold(world.truth, `${it.id}`));
+      if (wasOpen) world.last = timeOf(world);
       return;
     }
     case "sweep": {
