@@ -27,8 +27,9 @@ const LOOK_EVERY = 10 * SECOND;
 const CALL = 10 * SECOND;
 
 /**
- * Runs all jobs: workflows and their activities, the relay of the outbox, and the care for what must always be there
- * in Temporal. Resolves once it works, or once it only waits for Temporal, which it does as long as it takes.
+ * Runs all jobs: workflows and their activities, the relay of the outbox, and the care for what
+ * must always be there in Temporal. Resolves once it works, or once it only waits for Temporal,
+ * which it does as long as it takes.
  *
  * @returns how to stop it; what is under way is finished first. The pool stays open
  * @throws when the workflows cannot be bundled
@@ -92,7 +93,10 @@ async function keepWorking(
   onSettled();
 }
 
-/** Sees to it, again and again, that everything is there that should run: Temporal may have lost its database. */
+/**
+ * Sees to it, again and again, that everything is there that should run: Temporal may have lost its
+ * database.
+ */
 async function keepJobs(
   client: Client,
   { sql, log, signal }: { sql: Sql; log: Log; signal: AbortSignal },

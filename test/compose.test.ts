@@ -44,7 +44,10 @@ interface Compose {
   volumes: Record<string, unknown>;
 }
 
-/** Puts variables into a text as Compose does. @throws Error that names a required one which is not set */
+/**
+ * Puts variables into a text as Compose does. @throws Error that names a required one which is not
+ * set
+ */
 function interpolated(text: string, env: Env): string {
   return text.replace(
     /\$\$|\$\{(\w+)(?::([-?])([^}]*))?\}/g,

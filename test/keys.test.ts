@@ -92,9 +92,8 @@ describe("secrets", () => {
     const tables = ["audit_event", "outbox", "child_key", "management_key", "key_secret", "owner"];
     for (const table of tables) {
       const [{ all }] = (await doors.sql`
-        select coalesce(string_agg(t::text, ' '), '') as all from ${doors.sql(table)} t`) as never as [
-        { all: string },
-      ];
+        select coalesce(string_agg(t::text, ' '), '') as all
+          from ${doors.sql(table)} t`) as never as [{ all: string }];
       for (const secret of [gc, rotated.key, gm, token, PEPPER]) expect(all).not.toContain(secret);
     }
   });
@@ -558,7 +557,8 @@ describe("child keys", () => {
     const [newest] = await doors.sql`
       select c.updated_at = l.since and l.since <= a.last_at as same
         from child_key c join account a on a.id = c.account_id
-        join lateral (select max(since) as since from child_limit where child_key_id = c.id) l on true
+        join lateral (select max(since) as since from child_limit
+          where child_key_id = c.id) l on true
        where c.id = ${ref.childKeyId}`;
     expect(newest?.same).toBe(true);
   });

@@ -49,7 +49,8 @@ test("each account's chain of posts recomputes from the records, and breaks when
       join account a on a.id = p.account_id
       left join settlement_post before on before.account_id = p.account_id and before.no = p.no - 1
      cross join lateral usage_digest(p.account_id, p.from_seq, p.to_seq) u
-     where p.hash <> post_hash(coalesce(before.hash, decode(repeat('00', 32), 'hex')), p.account_id, p.no,
+     where p.hash <> post_hash(coalesce(before.hash, decode(repeat('00', 32), 'hex')),
+       p.account_id, p.no,
                                p.from_seq, p.to_seq, u.amount, u.digest)
         or (p.no = a.post_no and p.hash <> a.chain)
      order by p.no`;

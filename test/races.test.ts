@@ -56,19 +56,23 @@ async function openBooks({ balance = 10n ** 12n, daily, monthly, total }: Limits
   const manager = newId();
   await sql`insert into account (id, posted, last_at) values (${account}, ${balance}, keytoll_clock())`;
   await sql`
-    insert into transfer values (${newId()}, '00000000-0000-0000-0000-000000000001', ${account}, ${balance},
+    insert into transfer values (${newId()}, '00000000-0000-0000-0000-000000000001', ${account},
+      ${balance},
       'credit', ${newId()}, keytoll_clock())`;
   await sql`
     insert into management_key (id, account_id, name, hint, created_at, updated_at)
     values (${manager}, ${account}, 'm', 'gm-', now(), now())`;
   await sql`
-    insert into child_key (id, account_id, management_key_id, name, hint, day, month, limit_daily, limit_monthly,
+    insert into child_key (id, account_id, management_key_id, name, hint, day, month, limit_daily,
+      limit_monthly,
                            limit_total, created_at, updated_at)
     values (${child}, ${account}, ${manager}, 'c', 'gc-', (now() at time zone 'UTC')::date,
-            date_trunc('month', now() at time zone 'UTC')::date, ${daily ?? null}, ${monthly ?? null},
+            date_trunc('month', now() at time zone 'UTC')::date, ${daily ?? null},
+              ${monthly ?? null},
             ${total ?? null}, now(), now())`;
   await sql`
-    insert into child_limit values (${child}, 'epoch', ${daily ?? null}, ${monthly ?? null}, ${total ?? null})`;
+    insert into child_limit values (${child}, 'epoch', ${daily ?? null}, ${monthly ?? null},
+      ${total ?? null})`;
 }
 
 function run(racer: ChildProcess, order: RaceOrder): Promise<RaceReport> {

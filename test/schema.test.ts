@@ -34,7 +34,8 @@ test("two starts that migrate at once apply each migration once, and a third not
 test("journal, usage, limits, prices and audit refuse to be changed or deleted", async () => {
   for (const table of ["transfer", "ended_hold", "settlement_post", "child_limit", "model_price"]) {
     const triggers = await sql`
-      select tgenabled from pg_trigger where tgrelid = ${table}::regclass and tgname = 'append_only'`;
+      select tgenabled from pg_trigger where tgrelid = ${table}::regclass
+        and tgname = 'append_only'`;
     expect(triggers, table).toHaveLength(1);
   }
   await sql`insert into audit_event (actor, action, subject) values ('admin', 'test', 'x')`;

@@ -216,7 +216,9 @@ async function everything(): Promise<string> {
   return texts.join("\n");
 }
 
-/** The names of the secrets that stand in a text, as they are, as JSON, in base64 or in hexadecimal. */
+/**
+ * The names of the secrets that stand in a text, as they are, as JSON, in base64 or in hexadecimal.
+ */
 function foundIn(text: string): string[] {
   const forms = (secret: string) => [
     secret,
@@ -252,7 +254,8 @@ describe("passwords, tokens, keys and prompts", () => {
 
   test("are kept as hashes of 32 bytes, or of argon2id, and nothing else", async () => {
     const [keys] = await sql`
-      select count(*)::int as n, min(length(hash)) as least, max(length(hash)) as most from key_secret`;
+      select count(*)::int as n, min(length(hash)) as least, max(length(hash)) as most
+        from key_secret`;
     expect(keys).toEqual({ n: 4, least: 32, most: 32 });
     const hashes = await sql`select password_hash from owner`;
     expect(hashes.every((row) => row.password_hash.startsWith("$argon2id$"))).toBe(true);

@@ -1,12 +1,16 @@
 /**
- * The border between workflows and the rest: what they are called, what goes in and what comes out. Everything that
- * crosses it is plain JSON: amounts are decimal strings of ngonka, instants are ISO 8601. No secret ever does.
+ * The border between workflows and the rest: what they are called, what goes in and what comes out.
+ * Everything that crosses it is plain JSON: amounts are decimal strings of ngonka, instants are ISO
+ * 8601. No secret ever does.
  */
 
 /** Task queues. A slow job must not starve the books, so they have workers of their own. */
 export const QUEUES = { jobs: "keytoll-jobs", books: "keytoll-books" } as const;
 
-/** What an operator can search for in Temporal's UI, all keywords. Opaque ids only: they are never encrypted. */
+/**
+ * What an operator can search for in Temporal's UI, all keywords. Opaque ids only: they are never
+ * encrypted.
+ */
 export const SEARCH_ATTRIBUTES = [
   "KeytollAccount",
   "KeytollKey",

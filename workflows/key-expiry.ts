@@ -22,7 +22,10 @@ const LONGEST_WAIT_MS = 365 * 24 * 3_600_000;
 
 const expiryChanged = defineSignal(SIGNALS.expiryChanged);
 
-/** Records the expiry of one key when it comes. The key stops by the clock, whether this runs or not. */
+/**
+ * Records the expiry of one key when it comes. The key stops by the clock, whether this runs or
+ * not.
+ */
 export async function keyExpiry(key: KeyRef): Promise<void> {
   let changed = false;
   setHandler(expiryChanged, () => {

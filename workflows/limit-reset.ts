@@ -38,8 +38,8 @@ const { closePeriod } = proxyActivities<PeriodActivities>({
 });
 
 /**
- * Tidies up after a period has ended. Limits are reset by the clock inside authorize; this changes nothing that a
- * customer can see, and running it again changes nothing at all.
+ * Tidies up after a period has ended. Limits are reset by the clock inside authorize; this changes
+ * nothing that a customer can see, and running it again changes nothing at all.
  */
 export async function limitReset(ref: PeriodRef): Promise<PeriodTotals> {
   let state = await openPeriod(ref);
@@ -62,8 +62,8 @@ export async function limitReset(ref: PeriodRef): Promise<PeriodTotals> {
 }
 
 /**
- * What the Schedule starts: finds out which period it was meant for (however late it runs) and waits for that period's
- * own workflow, so that missed periods are made up for one after the other.
+ * What the Schedule starts: finds out which period it was meant for (however late it runs) and
+ * waits for that period's own workflow, so that missed periods are made up for one after the other.
  */
 export async function scheduledLimitReset(kind: PeriodRef["kind"]): Promise<void> {
   const ref = { kind, period: periodOf(kind, scheduledTime()) };

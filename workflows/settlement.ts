@@ -69,7 +69,10 @@ function posted({ records, amountNgonka, accounts }: Settled): string {
   return `posted ${what} of ${counted(accounts, "account")}`;
 }
 
-/** Names the shard too: the summary that a workflow was started with is lost when it continues as new. */
+/**
+ * Names the shard too: the summary that a workflow was started with is lost when it continues as
+ * new.
+ */
 function inWords(
   shard: number,
   total: Carried,

@@ -11,10 +11,12 @@ import { hashPassword, isPassword } from "./password.js";
 import {
   type Account,
   addToPosted,
+  type Backlog,
   findAccount,
   findByReferralCode,
   findLogin,
   insertAccount,
+  readBacklog,
   readPosted,
   readTransfer,
   selectAccounts,
@@ -90,7 +92,8 @@ type Limit = (
 ) => Promise<{ allowed: boolean; retryAfterSeconds: number }>;
 
 /**
- * Tells whose e-mail and password these are. An unknown e-mail takes as long as a wrong password and is refused alike.
+ * Tells whose e-mail and password these are. An unknown e-mail takes as long as a wrong password
+ * and is refused alike.
  *
  * @param takeTurn counts attempts by e-mail and address: 10 a minute
  * @throws invalid_api_key, rate_limit_exceeded; invalid_request_error for what is no e-mail at all
@@ -117,6 +120,9 @@ export async function getAccount(db: Db, account: Id): Promise<Account> {
   return found;
 }
 
+/** What waits to be done: open holds, unsettled usage, outbox entries. */
+export const getBacklog = (db: Db): Promise<Backlog> => readBacklog(db);
+
 /** All accounts, or the one with an e-mail, newest first. */
 export async function listAccounts(
   db: Db,
@@ -140,8 +146,8 @@ interface Credit {
 }
 
 /**
- * Pays an amount into an account. The same reference with the same amount is the same payment: it answers alike and
- * pays nothing again.
+ * Pays an amount into an account. The same reference with the same amount is the same payment: it
+ * answers alike and pays nothing again.
  *
  * @throws idempotency_conflict  the reference paid another amount, or another account
  * @throws not_found, invalid_request_error

@@ -15,9 +15,14 @@ import type {
   SuspendAccountRequest,
 } from "../gen/keytoll/v1/admin_pb.js";
 import { listPrices, type Price, setModelPrice } from "../pricing/prices.js";
-import { creditAccount, listAccounts, resumeAccount, suspendAccount } from "./accounts.js";
+import {
+  creditAccount,
+  getBacklog,
+  listAccounts,
+  resumeAccount,
+  suspendAccount,
+} from "./accounts.js";
 import { encodeAccount, encodeTransfer } from "./rpc.js";
-import { readBacklog } from "./store.js";
 
 interface Call {
   authorization: string | undefined;
@@ -66,7 +71,7 @@ function adminAccountHandlers({ sql, requireAdmin, health }: AdminHandling) {
     },
     async getStatus(_request: GetStatusRequest, call: Call) {
       await requireAdmin(call.authorization);
-      const [backlog, known] = await Promise.all([readBacklog(sql), health()]);
+      const [backlog, known] = await Promise.all([getBacklog(sql), health()]);
       return { ...known, ...backlog, databaseTime: timestampFromDate(backlog.databaseTime) };
     },
   };

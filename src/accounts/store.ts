@@ -45,7 +45,10 @@ interface NewOwnerRow {
   referredBy: Id | null;
 }
 
-/** Opens an account. @returns when, or undefined where the e-mail is taken: then nothing may be committed */
+/**
+ * Opens an account. @returns when, or undefined where the e-mail is taken: then nothing may be
+ * committed
+ */
 export async function insertAccount(tx: Tx, row: NewOwnerRow): Promise<Date | undefined> {
   const { createdAt } = only(
     await tx<{ createdAt: Date }[]>`
@@ -53,7 +56,8 @@ export async function insertAccount(tx: Tx, row: NewOwnerRow): Promise<Date | un
   );
   const rows = await tx`
     insert into owner (account_id, email, password_hash, referral_code, referred_by)
-    values (${row.account}, ${row.email}, ${row.passwordHash}, ${row.referralCode}, ${row.referredBy})
+    values (${row.account}, ${row.email}, ${row.passwordHash}, ${row.referralCode},
+      ${row.referredBy})
     on conflict (email) do nothing
     returning account_id`;
   return rows.length > 0 ? createdAt : undefined;
@@ -70,7 +74,8 @@ export async function findLogin(
   email: string,
 ): Promise<{ account: Id; passwordHash: string } | undefined> {
   const [row] = await db<{ account: Id; passwordHash: string }[]>`
-    select account_id as account, password_hash as "passwordHash" from owner where email = ${email}`;
+    select account_id as account, password_hash as "passwordHash" from owner
+      where email = ${email}`;
   return row;
 }
 

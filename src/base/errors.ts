@@ -10,7 +10,10 @@ interface Meaning {
   text: string;
 }
 
-/** Every refusal that a caller can meet. The key is `error.code` in JSON and, in upper case, `ErrorInfo.reason`. */
+/**
+ * Every refusal that a caller can meet. The key is `error.code` in JSON and, in upper case,
+ * `ErrorInfo.reason`.
+ */
 export const REASONS = {
   child_key_limit_exceeded: {
     code: Code.ResourceExhausted,
@@ -132,7 +135,9 @@ export function refuseField(param: string, problem: string): Refusal {
   return new Refusal("invalid_request_error", { param, message: `${param}: ${problem}` });
 }
 
-/** What a caller may learn of any error: refusals as they are, everything else as "internal error". */
+/**
+ * What a caller may learn of any error: refusals as they are, everything else as "internal error".
+ */
 export function toRefusal(error: unknown): Refusal {
   return error instanceof Refusal ? error : new Refusal("internal_error");
 }

@@ -26,7 +26,8 @@ export function checkText(param: string, value: string, min: number, max: number
 /**
  * An id that the caller names.
  *
- * @throws invalid_request_error where it is missing, not_found where it is no id at all: no such thing can be there
+ * @throws invalid_request_error where it is missing, not_found where it is no id at all: no such
+ *   thing can be there
  */
 export function checkId(param: string, value: string): Id {
   if (value === "") throw refuseField(param, "is required");
@@ -59,7 +60,10 @@ export interface Page {
   limit: number;
 }
 
-/** Reads `cursor` and `limit` of a list (1 to 100 rows, 50 where absent). @throws invalid_request_error */
+/**
+ * Reads `cursor` and `limit` of a list (1 to 100 rows, 50 where absent). @throws
+ * invalid_request_error
+ */
 export function checkPage(request: {
   cursor?: string | undefined;
   limit?: number | undefined;

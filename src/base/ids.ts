@@ -10,8 +10,8 @@ const pool = Buffer.alloc(POOL_IDS * BYTES_PER_ID);
 let used = pool.length;
 
 /**
- * A new UUIDv7 (RFC 9562): 48 bits of milliseconds, then 74 random bits, so ids sort by time and index well.
- * Randomness is drawn from the system for 2,048 ids at once.
+ * A new UUIDv7 (RFC 9562): 48 bits of milliseconds, then 74 random bits, so ids sort by time and
+ * index well. Randomness is drawn from the system for 2,048 ids at once.
  */
 export function newId(): Id {
   if (used === pool.length) {

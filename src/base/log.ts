@@ -6,7 +6,8 @@ export type Log = Logger;
 const SECRET_FIELDS = ["authorization", "password", "secret", "token", "key", "x-api-key", "body"];
 
 /**
- * A logger that writes one JSON line an event to standard error (standard output belongs to the commands).
+ * A logger that writes one JSON line an event to standard error (standard output belongs to the
+ * commands).
  *
  * @param level pino's levels: trace, debug, info, warn, error, fatal, silent
  * @param part  which process or room speaks, e.g. "gateway"

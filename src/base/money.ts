@@ -14,15 +14,17 @@ export interface TokenPrice {
 }
 
 /**
- * Price of a number of tokens in ngonka, rounded up once for the whole request, so that a request is never free
- * by rounding and never charged twice for it.
+ * Price of a number of tokens in ngonka, rounded up once for the whole request, so that a request
+ * is never free by rounding and never charged twice for it.
  */
 export function priceOf(price: TokenPrice, inputTokens: bigint, outputTokens: bigint): Ngonka {
   const exact = inputTokens * price.inputPerMtok + outputTokens * price.outputPerMtok;
   return (exact + TOKENS_PER_PRICE - 1n) / TOKENS_PER_PRICE;
 }
 
-/** Most output tokens that `budget` ngonka pay for, beside `inputTokens`. Null where output is free. */
+/**
+ * Most output tokens that `budget` ngonka pay for, beside `inputTokens`. Null where output is free.
+ */
 export function outputTokensFor(
   price: TokenPrice,
   inputTokens: bigint,
@@ -33,7 +35,9 @@ export function outputTokensFor(
   return left <= 0n ? 0n : left / price.outputPerMtok;
 }
 
-/** Reads a decimal string of ngonka. Undefined for anything else: signs, floats, spaces, over int64. */
+/**
+ * Reads a decimal string of ngonka. Undefined for anything else: signs, floats, spaces, over int64.
+ */
 export function parseNgonka(text: string): Ngonka | undefined {
   if (!/^(0|[1-9][0-9]{0,18})$/.test(text)) return undefined;
   const amount = BigInt(text);
@@ -41,8 +45,8 @@ export function parseNgonka(text: string): Ngonka | undefined {
 }
 
 /**
- * Reads what an operator types: `5gnk`, `0.25gnk`, `1000ngonka`. Undefined where it is not exactly that, or finer
- * than one ngonka.
+ * Reads what an operator types: `5gnk`, `0.25gnk`, `1000ngonka`. Undefined where it is not exactly
+ * that, or finer than one ngonka.
  */
 export function parseTypedAmount(text: string): Ngonka | undefined {
   const match = /^([0-9]{1,19})(?:\.([0-9]{1,9}))?(gnk|ngonka)$/i.exec(text.trim());

@@ -1,4 +1,7 @@
-/** The one place where a process reads its clock. Money never depends on it: that clock is the database's. */
+/**
+ * The one place where a process reads its clock. Money never depends on it: that clock is the
+ * database's.
+ */
 export const now = (): number => Date.now();
 
 /** Milliseconds that only ever grow, for measuring how long something took. */

@@ -7,7 +7,8 @@ export interface Command {
   /**
    * Runs the verb to its end.
    *
-   * @param args what stands behind the verb, read with `parseArgs` of node:util (its errors become exit code 2)
+   * @param args what stands behind the verb, read with `parseArgs` of node:util (its errors become
+   *   exit code 2)
    * @returns exit code: 0 done, 1 failed, 2 wrong usage
    */
   run(args: string[]): Promise<number>;

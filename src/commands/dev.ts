@@ -18,7 +18,10 @@ it, a second Ctrl-C at once. The data stays for the next start.
   DATABASE_URL, TEMPORAL_ADDRESS, REDIS_URL      use these instead of starting our own
   KEYTOLL_UPSTREAM_URL and _KEY, or KEYTOLL_UPSTREAMS_FILE      where inference goes`;
 
-/** npm passes a terminal's Ctrl-C on, so that it arrives twice: what follows at once is the same one. */
+/**
+ * npm passes a terminal's Ctrl-C on, so that it arrives twice: what follows at once is the same
+ * one.
+ */
 const SAME_PRESS = SECOND;
 
 export const command: Command = {

@@ -6,7 +6,8 @@ import { lockAccounts, type Tx } from "./sql.js";
 export type Actor = `owner:${Id}` | `management_key:${Id}` | "admin" | "system";
 
 /**
- * Locks an account for a change to it or to its keys, and moves its time on. Comes first in each such transaction.
+ * Locks an account for a change to it or to its keys, and moves its time on. Comes first in each
+ * such transaction.
  *
  * @returns the account's time, after all that happened before
  * @throws not_found
@@ -31,13 +32,17 @@ export interface AuditEvent {
   change?: Record<string, unknown>;
 }
 
-/** Notes who changed what, in the transaction of the change. Amounts become decimal strings, times ISO 8601. */
+/**
+ * Notes who changed what, in the transaction of the change. Amounts become decimal strings, times
+ * ISO 8601.
+ */
 export async function recordAudit(tx: Tx, event: AuditEvent): Promise<void> {
   const change = JSON.stringify(event.change ?? {}, (_name, value) =>
     typeof value === "bigint" ? value.toString() : value,
   );
   await tx`
     insert into audit_event (account_id, at, actor, action, subject, change)
-    values (${event.account ?? null}, ${event.at}, ${event.actor}, ${event.action}, ${event.subject},
+    values (${event.account ?? null}, ${event.at}, ${event.actor}, ${event.action},
+      ${event.subject},
             ${change}::text::jsonb)`;
 }

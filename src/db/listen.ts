@@ -11,8 +11,8 @@ interface Ear {
 }
 
 /**
- * Listens on a channel of Postgres by a connection of its own, and again after each loss of it. The driver's own
- * `listen` gives up when the first try to connect again fails.
+ * Listens on a channel of Postgres by a connection of its own, and again after each loss of it. The
+ * driver's own `listen` gives up when the first try to connect again fails.
  *
  * @param sql pool whose settings the connection takes
  */

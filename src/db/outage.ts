@@ -15,7 +15,10 @@ const LOST = new Set([
   "57P02", // crashed
   "57P03", // starting up
 ]);
-/** Deadlock and serialization failure: all of the transaction was undone, the same again may succeed. */
+/**
+ * Deadlock and serialization failure: all of the transaction was undone, the same again may
+ * succeed.
+ */
 const UNDONE = new Set(["40P01", "40001"]);
 
 const codeOf = (error: unknown): string =>
@@ -28,8 +31,8 @@ export function isOutage(error: unknown): boolean {
 }
 
 /**
- * Runs `work` again while the database is away or undid it. Only for work that may run twice: the same ids, the same
- * effect.
+ * Runs `work` again while the database is away or undid it. Only for work that may run twice: the
+ * same ids, the same effect.
  *
  * @param patience milliseconds after which the last error is given up to the caller
  */

@@ -6,8 +6,9 @@ const CONNECT_TIMEOUT = 1_000;
 const MAX_RECONNECT_WAIT = 2_000;
 
 /**
- * Opens a connection to Redis that fails fast: while it is away, commands are refused at once instead of being queued,
- * and it reconnects by itself. Who uses it goes on without it, and says so.
+ * Opens a connection to Redis that fails fast: while it is away, commands are refused at once
+ * instead of being queued, and it reconnects by itself. Who uses it goes on without it, and says
+ * so.
  */
 export function openRedis(url: string): Redis {
   const redis = new Redis(url, {

@@ -15,7 +15,8 @@ export interface PoolOptions {
 }
 
 /**
- * Opens a pool. bigint columns arrive as bigint, dates as they are written (`2026-11-23`), and every session is UTC.
+ * Opens a pool. bigint columns arrive as bigint, dates as they are written (`2026-11-23`), and
+ * every session is UTC.
  */
 export function connect(url: string, { max = 10, name }: PoolOptions): Sql {
   return postgres(url, {
@@ -46,7 +47,10 @@ export function only<Row>(rows: readonly Row[]): Row {
   return row;
 }
 
-/** Locks accounts in the one order that everybody keeps, and tells each one's time, which never goes back. */
+/**
+ * Locks accounts in the one order that everybody keeps, and tells each one's time, which never goes
+ * back.
+ */
 export async function lockAccounts(
   tx: Tx,
   accounts: readonly string[],

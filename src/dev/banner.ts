@@ -22,7 +22,9 @@ export function banner(ready: Ready, dataDir: string): string {
   ].join("\n");
 }
 
-/** Three lines to paste: a management key, a child key with a daily limit of 1 GNK, a paid request. */
+/**
+ * Three lines to paste: a management key, a child key with a daily limit of 1 GNK, a paid request.
+ */
 function firstRequest(http: string, tokenFile: string): string[] {
   const owner = `-H "Authorization: Bearer $(cat ${tokenFile})"`;
   const json = "-H 'content-type: application/json'";

@@ -29,8 +29,8 @@ const FOLLOW_EVERY = 200;
 const WARNING = 40;
 
 /**
- * Starts a verb and waits until it says that it is ready. Its log is a file, so that it can go on writing even when
- * we are killed; warnings and errors are told here too.
+ * Starts a verb and waits until it says that it is ready. Its log is a file, so that it can go on
+ * writing even when we are killed; warnings and errors are told here too.
  *
  * @throws Error with its last log lines when it ends before, or is not ready within a minute
  */

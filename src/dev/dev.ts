@@ -29,8 +29,8 @@ interface Options {
 }
 
 /**
- * Runs everything on this machine until it is told to stop: services, migrations, gateway, worker, and a demo
- * upstream where none is configured.
+ * Runs everything on this machine until it is told to stop: services, migrations, gateway, worker,
+ * and a demo upstream where none is configured.
  *
  * @throws Error in words when something cannot be started; whatever was started is stopped then
  */

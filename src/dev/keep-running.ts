@@ -15,8 +15,8 @@ const FIRST_PAUSE = SECOND / 2;
 const LONGEST_PAUSE = 30 * SECOND;
 
 /**
- * Starts again what ends without being asked to, after pauses that double up to 30 s; a minute of good running
- * begins anew. Returns when the end is wanted.
+ * Starts again what ends without being asked to, after pauses that double up to 30 s; a minute of
+ * good running begins anew. Returns when the end is wanted.
  */
 export async function keepRunning<S extends Service>(options: Options<S>): Promise<void> {
   const { name, say, stopping } = options;

@@ -24,8 +24,8 @@ export async function freePort(): Promise<number> {
 }
 
 /**
- * The port in `file` where it is still free, else a new one that is remembered there: addresses that someone has
- * noted down stay good over restarts.
+ * The port in `file` where it is still free, else a new one that is remembered there: addresses
+ * that someone has noted down stay good over restarts.
  */
 export async function rememberedPort(file: string): Promise<number> {
   const before = Number(readOrNothing(file));

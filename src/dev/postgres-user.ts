@@ -17,8 +17,9 @@ interface User {
 }
 
 /**
- * How to run `paths`' program on `paths`' folders: as ourselves, or from root as an unprivileged user. Below a
- * private home (mode 0700) that user may pass through only with one capability, which `setpriv` keeps for it.
+ * How to run `paths`' program on `paths`' folders: as ourselves, or from root as an unprivileged
+ * user. Below a private home (mode 0700) that user may pass through only with one capability, which
+ * `setpriv` keeps for it.
  *
  * @throws Error where root has neither a fitting user nor a way in
  */
@@ -36,7 +37,9 @@ export function runAs(paths: string[]): RunAs {
   return { through: passThrough(user) };
 }
 
-/** Gives a folder or file to the user that Postgres runs as. Nothing to do where we are not root. */
+/**
+ * Gives a folder or file to the user that Postgres runs as. Nothing to do where we are not root.
+ */
 export function giveToPostgres(path: string): void {
   if (process.getuid?.() !== 0) return;
   const user = unprivilegedUser();

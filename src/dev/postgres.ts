@@ -54,8 +54,9 @@ const SETTINGS = {
 };
 
 /**
- * Starts the embedded Postgres on `dataDir`/postgres and waits until it accepts connections. A cluster that was only
- * half made is made anew; a server that an earlier run left behind is stopped in order and replaced.
+ * Starts the embedded Postgres on `dataDir`/postgres and waits until it accepts connections. A
+ * cluster that was only half made is made anew; a server that an earlier run left behind is stopped
+ * in order and replaced.
  *
  * @throws Error with the last log lines when it cannot start
  */
@@ -89,7 +90,9 @@ export async function startPostgres({ dataDir, port, say, watch }: Options): Pro
   };
 }
 
-/** Secrets in the folder have mode 0600 each; the folder itself must let Postgres' own user through. */
+/**
+ * Secrets in the folder have mode 0600 each; the folder itself must let Postgres' own user through.
+ */
 function prepareFolder(dataDir: string): void {
   mkdirSync(join(dataDir, "logs"), { recursive: true });
   chmodSync(dataDir, process.getuid?.() === 0 ? 0o711 : 0o700);
@@ -178,7 +181,10 @@ function run(
   });
 }
 
-/** A live server of an earlier run is ended in order. A pid that belongs to something else by now is disowned. */
+/**
+ * A live server of an earlier run is ended in order. A pid that belongs to something else by now is
+ * disowned.
+ */
 async function endLeftOver(cluster: string, say: Say): Promise<void> {
   const file = join(cluster, "postmaster.pid");
   const [first = "", ...rest] = readOrNothing(file)?.split("\n") ?? [];
@@ -190,7 +196,8 @@ async function endLeftOver(cluster: string, say: Say): Promise<void> {
     await stopProcess({ pid, start }, "SIGINT", STOP_GRACE);
     return;
   }
-  // With its parent's pid in the file a new server knows the lock to be stale, yet still checks shared memory
+  // With its parent's pid in the file a new server knows the lock to be stale, yet still checks
+  // shared memory
   writeFileSync(file, [String(process.pid), ...rest].join("\n"));
 }
 

@@ -42,7 +42,8 @@ export interface Service {
 const POLL_MS = 20;
 
 /**
- * Starts a process in a group of its own, so that Ctrl-C in a terminal reaches only us and we end the rest in order.
+ * Starts a process in a group of its own, so that Ctrl-C in a terminal reaches only us and we end
+ * the rest in order.
  *
  * @throws Error when the file cannot be run
  */
@@ -75,13 +76,19 @@ export async function launch(what: Launch): Promise<Launched> {
 
 export const identify = (pid: number): Process => ({ pid, start: startOf(pid) ?? "" });
 
-/** Node's arguments that run one of our TypeScript files, wherever and however we were started ourselves. */
+/**
+ * Node's arguments that run one of our TypeScript files, wherever and however we were started
+ * ourselves.
+ */
 export function nodeArgs(file: string): string[] {
   const tsx = createRequire(import.meta.url).resolve("tsx");
   return ["--import", pathToFileURL(tsx).href, file];
 }
 
-/** When a process started, in the system's own words. Undefined where there is none, or only its remains. */
+/**
+ * When a process started, in the system's own words. Undefined where there is none, or only its
+ * remains.
+ */
 export function startOf(pid: number): string | undefined {
   if (process.platform !== "linux") return psField(pid, "lstart=");
   const fields = statOf(pid);
@@ -103,7 +110,10 @@ export function commandOf(pid: number): string | undefined {
 
 export const isRunning = (it: Process): boolean => startOf(it.pid) === it.start;
 
-/** Sends `signal`, waits up to `graceMs`, then kills. A process that is gone, or another by now, is left alone. */
+/**
+ * Sends `signal`, waits up to `graceMs`, then kills. A process that is gone, or another by now, is
+ * left alone.
+ */
 export async function stopProcess(
   it: Process,
   signal: NodeJS.Signals,

@@ -14,8 +14,9 @@ export interface Redis extends Service {
 const START_TIMEOUT = 10 * SECOND;
 
 /**
- * Starts `redis-server` where it is installed. Rate limits are all that it holds, and they are about the last minute,
- * so nothing is written to disk. Undefined, with one line of warning, where it is not installed.
+ * Starts `redis-server` where it is installed. Rate limits are all that it holds, and they are
+ * about the last minute, so nothing is written to disk. Undefined, with one line of warning, where
+ * it is not installed.
  *
  * @throws Error with the last log lines when it does not come up
  */

@@ -5,8 +5,9 @@ const LEVELS = 3;
 const RUNNER = /\b(npm|pnpm|yarn)\b/;
 
 /**
- * Calls back once when the `npm` above us is gone, or the shell between us: whoever ends `npm start` by its pid
- * means us, and a shell passes no signal on. Does nothing where we were not started by npm.
+ * Calls back once when the `npm` above us is gone, or the shell between us: whoever ends `npm
+ * start` by its pid means us, and a shell passes no signal on. Does nothing where we were not
+ * started by npm.
  */
 export function whenRunnerEnds(callBack: () => void): void {
   const chain = chainToRunner(process.pid, LEVELS);

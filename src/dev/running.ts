@@ -3,7 +3,8 @@ import type { Config } from "../base/config.js";
 import { readRunFile } from "./run-file.js";
 
 /**
- * The database that a command works on: the configured one, else that of the system running on this data folder.
+ * The database that a command works on: the configured one, else that of the system running on this
+ * data folder.
  *
  * @throws Error in words when there is neither
  */

@@ -15,8 +15,8 @@ export interface Secrets {
 const SECRET_BYTES = 32;
 
 /**
- * The secrets of the configuration; in development those that are not given are made up once and kept in the data
- * folder, readable by its owner only.
+ * The secrets of the configuration; in development those that are not given are made up once and
+ * kept in the data folder, readable by its owner only.
  *
  * @throws Error in production where one is not given
  */

@@ -23,8 +23,8 @@ const DEMO_PRICE = { inputPerMtok: 15_000_000n, outputPerMtok: 15_000_000n };
 const DEMO_LIMITS = { contextTokens: 200_000, maxOutputTokens: 8_192 };
 
 /**
- * Makes what a first visitor needs: a demo owner with 10 GNK, and prices for the demo models. The same again changes
- * nothing but the owner's token, which lives for a day.
+ * Makes what a first visitor needs: a demo owner with 10 GNK, and prices for the demo models. The
+ * same again changes nothing but the owner's token, which lives for a day.
  *
  * @returns the file that holds a token of the demo owner
  */

@@ -8,7 +8,10 @@ import { type Say, watched } from "./progress.js";
 import { startRedis } from "./redis.js";
 import { startTemporal } from "./temporal.js";
 
-/** What a start needs to know, and whom to tell of every process and of every service that should go on running. */
+/**
+ * What a start needs to know, and whom to tell of every process and of every service that should go
+ * on running.
+ */
 export interface Context {
   config: Config;
   say: Say;
@@ -21,7 +24,9 @@ interface TemporalAddress {
   uiUrl: string | null;
 }
 
-/** @returns the URL of the database: the given one, or that of the embedded server, which is started */
+/**
+ * @returns the URL of the database: the given one, or that of the embedded server, which is started
+ */
 export async function providePostgres({ config, say, watch, keep }: Context): Promise<string> {
   if (config.databaseUrl) return config.databaseUrl;
   const start = () =>
@@ -29,7 +34,9 @@ export async function providePostgres({ config, say, watch, keep }: Context): Pr
   return keep("Postgres", await watched(say, "Postgres", start()), start).url;
 }
 
-/** @returns where Temporal is: the given server, or a development server, which is found and started */
+/**
+ * @returns where Temporal is: the given server, or a development server, which is found and started
+ */
 export async function provideTemporal(context: Context): Promise<TemporalAddress> {
   const { config, say, watch, keep } = context;
   if (config.temporalAddress) return { address: config.temporalAddress, uiUrl: null };
@@ -48,7 +55,9 @@ export async function provideTemporal(context: Context): Promise<TemporalAddress
   return keep("Temporal", first, () => start(Number(new URL(first.uiUrl).port)));
 }
 
-/** @returns the URL of Redis: the given one, or that of an own server; undefined where there is none */
+/**
+ * @returns the URL of Redis: the given one, or that of an own server; undefined where there is none
+ */
 export async function provideRedis({ config, say, watch, keep }: Context) {
   if (config.redisUrl) return config.redisUrl;
   const start = () => startRedis({ dataDir: config.dataDir, say, watch: watch("redis") });

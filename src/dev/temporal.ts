@@ -43,8 +43,9 @@ const DAMAGE = /SQL logic error|not a database|malformed|no such table/;
 const DATABASE_FILES = ["", "-wal", "-shm", "-journal"];
 
 /**
- * Starts Temporal's development server and waits until it serves. A database file that another version of the CLI
- * wrote, or that cannot be read, is set aside: jobs are derived from our own tables and are scheduled anew.
+ * Starts Temporal's development server and waits until it serves. A database file that another
+ * version of the CLI wrote, or that cannot be read, is set aside: jobs are derived from our own
+ * tables and are scheduled anew.
  *
  * @throws Error with the last log lines when it does not come up
  */
@@ -83,7 +84,8 @@ interface Place {
 
 async function serve(options: Options, { port, uiPort, log, file }: Place): Promise<Launched> {
   const kept = ["--db-filename", file].concat(
-    // Twice the speed; a crash of the machine may lose the last jobs, which are derived from our own tables
+    // Twice the speed; a crash of the machine may lose the last jobs, which are derived from our
+    // own tables
     ["journal_mode=WAL", "synchronous=OFF"].flatMap((pragma) => ["--sqlite-pragma", pragma]),
   );
   const server = await launch({
@@ -141,7 +143,10 @@ async function healthy(address: string, server: Launched): Promise<boolean> {
   }
 }
 
-/** grpc.health.v1, written by hand: field 1 of the request names the service, field 1 of the answer is 1 (SERVING). */
+/**
+ * grpc.health.v1, written by hand: field 1 of the request names the service, field 1 of the answer
+ * is 1 (SERVING).
+ */
 function serves(client: Client): Promise<boolean> {
   const service = Buffer.from("temporal.api.workflowservice.v1.WorkflowService");
   const request = Buffer.concat([Buffer.from([0x0a, service.length]), service]);

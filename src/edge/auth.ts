@@ -25,8 +25,9 @@ interface Settings {
 export type Authenticator = ReturnType<typeof createAuthenticator>;
 
 /**
- * Tells who calls, by the `authorization` header: an owner's token, a `gm-` or `gc-` key, or the admin token. Missing,
- * wrong, expired or disabled: `invalid_api_key`, which does not say which. A caller of the wrong kind is `wrong_key_kind`.
+ * Tells who calls, by the `authorization` header: an owner's token, a `gm-` or `gc-` key, or the
+ * admin token. Missing, wrong, expired or disabled: `invalid_api_key`, which does not say which. A
+ * caller of the wrong kind is `wrong_key_kind`.
  */
 export function createAuthenticator({ keyring, secrets, adminToken }: Settings) {
   const tokens = createTokens(secrets);
@@ -89,7 +90,10 @@ function readBearer(authorization = ""): string {
   return credential;
 }
 
-/** Compares with the admin token in a time that tells nothing: both sides are hashed to one length first. */
+/**
+ * Compares with the admin token in a time that tells nothing: both sides are hashed to one length
+ * first.
+ */
 function createComparison(adminToken: string | undefined): (credential: string) => boolean {
   const key = randomBytes(32);
   const hash = (text: string) => createHmac("sha256", key).update(text).digest();

@@ -1,6 +1,6 @@
 import type { ServerResponse } from "node:http";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import { readBacklog } from "../accounts/status.js";
+import { getBacklog } from "../accounts/accounts.js";
 import { Refusal } from "../base/errors.js";
 import { elapsed, SECOND } from "../base/time.js";
 import type { Sql } from "../db/sql.js";
@@ -35,19 +35,18 @@ export function createMetrics(sql: Sql) {
     labelNames: ["call", "reason"],
     registers,
   });
-  const waiting = new Gauge({
+  new Gauge({
     name: "keytoll_backlog",
     help: "What waits: open holds, unsettled usage records, outbox entries",
     labelNames: ["what"],
     registers,
     async collect() {
-      const { openHolds, unsettledRecords, outboxEntries } = await readBacklog(sql);
+      const { openHolds, unsettledRecords, outboxEntries } = await getBacklog(sql);
       this.set({ what: "open_holds" }, Number(openHolds));
       this.set({ what: "unsettled_records" }, Number(unsettledRecords));
       this.set({ what: "outbox_entries" }, Number(outboxEntries));
     },
   });
-  void waiting;
 
   async function timed<T>(call: string, work: Promise<T>): Promise<T> {
     const start = elapsed();

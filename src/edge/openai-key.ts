@@ -3,8 +3,8 @@ import type { Ngonka } from "../base/money.js";
 import { type ChildKey, remainingOf } from "../keys/key.js";
 
 /**
- * A child key as its own holder sees it: amounts in units, under names that do not tell the network. Used amounts count
- * what is held, remaining amounts are net of it.
+ * A child key as its own holder sees it: amounts in units, under names that do not tell the
+ * network. Used amounts count what is held, remaining amounts are net of it.
  */
 export function keyBody(key: ChildKey): JsonObject {
   const units = (amount: Ngonka | null) => amount?.toString() ?? null;

@@ -11,8 +11,9 @@ const HEADERS = {
 };
 
 /**
- * Sends a stream as it comes, as fast as its reader reads. Where it breaks, the last event is an error object; where the
- * reader hangs up, the stream is left, which cuts the upstream and settles the bill.
+ * Sends a stream as it comes, as fast as its reader reads. Where it breaks, the last event is an
+ * error object; where the reader hangs up, the stream is left, which cuts the upstream and settles
+ * the bill.
  */
 export async function sendEvents(
   response: ServerResponse,

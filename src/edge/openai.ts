@@ -53,8 +53,9 @@ const MAX_BODY_BYTES = 10 * 1024 * 1024;
 const MODELS = "/v1/models/";
 
 /**
- * The plain-HTTP doors of inference in OpenAI's dialect: chat completions, models, and the caller's own key; under /v1 and
- * the same under /api/v1. Callers show a `gc-` key as bearer or in `x-api-key`.
+ * The plain-HTTP doors of inference in OpenAI's dialect: chat completions, models, and the caller's
+ * own key; under /v1 and the same under /api/v1. Callers show a `gc-` key as bearer or in
+ * `x-api-key`.
  */
 export function createOpenAiDoor(deps: OpenAiDeps): Door {
   return async (request, response, path) => {

@@ -22,10 +22,12 @@ export interface Batcher<Item, Answer> {
 }
 
 /**
- * Groups calls that arrive while a batch is in flight into the next one. There is no timer: an idle lane answers at
- * the latency of a single call, and a busy one grows its batches as fast as the database slows down.
+ * Groups calls that arrive while a batch is in flight into the next one. There is no timer: an idle
+ * lane answers at the latency of a single call, and a busy one grows its batches as fast as the
+ * database slows down.
  *
- * @param run executes one batch; answers in the order of its items, an Error standing for a refused item
+ * @param run executes one batch; answers in the order of its items, an Error standing for a refused
+ *   item
  */
 export function createBatcher<Item, Answer>(
   run: (items: Item[]) => Promise<(Answer | Error)[]>,

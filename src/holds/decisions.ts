@@ -65,7 +65,9 @@ function remainingAt(answers: AuthorizeAnswers, i: number): Remaining {
   };
 }
 
-/** Net of open holds, and never below zero, though a limit may have been lowered below what is used. */
+/**
+ * Net of open holds, and never below zero, though a limit may have been lowered below what is used.
+ */
 function left(text: string | undefined): Ngonka | null {
   if (!text) return null;
   return text.startsWith("-") ? 0n : BigInt(text);
@@ -93,7 +95,9 @@ function refusalOf(decision: number, item: HoldRequest, remaining: Remaining, at
   }
 }
 
-/** Where only open holds are in the way, a second later may do; otherwise trying again is of no use. */
+/**
+ * Where only open holds are in the way, a second later may do; otherwise trying again is of no use.
+ */
 function retryOf(decision: number): { retryAfter?: number; shouldRetry: boolean } {
   return decision >= 20 ? { retryAfter: 1, shouldRetry: true } : { shouldRetry: false };
 }

@@ -17,9 +17,13 @@ import {
 } from "./store.js";
 
 export interface EngineOptions {
-  /** Who holds are opened for when this process runs the request itself; null where it runs none. */
+  /**
+   * Who holds are opened for when this process runs the request itself; null where it runs none.
+   */
   gateway: Id | null;
-  /** Lanes by account: batches of different lanes run side by side, each on a connection of its own. */
+  /**
+   * Lanes by account: batches of different lanes run side by side, each on a connection of its own.
+   */
   lanes?: number;
   /** Items per batch. */
   limit?: number;
@@ -27,7 +31,10 @@ export interface EngineOptions {
   depth?: number;
 }
 
-/** How long a batch waits for a lost database. Those who ask for a hold then learn that we are not ready. */
+/**
+ * How long a batch waits for a lost database. Those who ask for a hold then learn that we are not
+ * ready.
+ */
 const PATIENCE = 5 * SECOND;
 /** Finished work must be paid: it asks again for as long as this. */
 const END_PATIENCE = MINUTE;
@@ -39,7 +46,8 @@ type Item = { authorize: HoldRequest } | { end: EndItem };
 type Answer = Authorized | Ended;
 
 /**
- * The money core over a pool of connections (two a lane: one for holds and captures, one for deadlines).
+ * The money core over a pool of connections (two a lane: one for holds and captures, one for
+ * deadlines).
  */
 export function createHolds(
   sql: Sql,
@@ -130,8 +138,8 @@ const readEnded = (items: readonly EndItem[], answers: EndAnswers): (Ended | Err
   );
 
 /**
- * Runs a batch until its outcome is known. Where a batch fails for another reason than an outage, its items run one
- * by one, so that a bad one harms no other. The ids make both safe.
+ * Runs a batch until its outcome is known. Where a batch fails for another reason than an outage,
+ * its items run one by one, so that a bad one harms no other. The ids make both safe.
  */
 function durable<Item, Answer>(
   patience: number,

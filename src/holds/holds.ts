@@ -10,7 +10,10 @@ export interface HoldRequest {
   /** 0 for the request's first hold; 1, 2, ... for extensions of it. */
   part: number;
   amount: Ngonka;
-  /** Least amount that will do, where the amount may shrink to what is affordable; 0n: all or nothing. */
+  /**
+   * Least amount that will do, where the amount may shrink to what is affordable; 0n: all or
+   * nothing.
+   */
   floor: Ngonka;
   /** Version of the secret that authenticated; 0 where none did. */
   secretVersion: number;
@@ -37,7 +40,10 @@ export interface Authorized {
   authorizedAt: Date;
   deadline: Date;
   remaining: Remaining;
-  /** Set when the same hold was authorized before: still open, or ended since (then nothing may be spent on it). */
+  /**
+   * Set when the same hold was authorized before: still open, or ended since (then nothing may be
+   * spent on it).
+   */
   repeated: "open" | "ended" | null;
 }
 
@@ -72,14 +78,18 @@ export interface Extension {
 }
 
 /**
- * The money core's door: every call joins the next batch of its lane, and resolves once it is durable.
+ * The money core's door: every call joins the next batch of its lane, and resolves once it is
+ * durable.
  *
- * All refuse with `busy` when the queue is full, and retry by themselves, with the same ids, when the connection to
- * Postgres is lost: what is answered is what was committed.
+ * All refuse with `busy` when the queue is full, and retry by themselves, with the same ids, when
+ * the connection to Postgres is lost: what is answered is what was committed.
  */
 export interface Holds {
-  /** Refuses: child_key_limit_exceeded, insufficient_balance, invalid_api_key (by secret), child_key_inactive (deleted ones
-   * too), account_suspended, idempotency_conflict, hold_ended (an extension of an ended request). */
+  /**
+   * Refuses: child_key_limit_exceeded, insufficient_balance, invalid_api_key (by secret),
+   * child_key_inactive (deleted ones too), account_suspended, idempotency_conflict, hold_ended (an
+   * extension of an ended request).
+   */
   authorize(request: HoldRequest): Promise<Authorized>;
   /** Refuses: not_found, hold_ended, idempotency_conflict, capture_exceeds_hold. */
   capture(capture: Capture): Promise<Captured>;

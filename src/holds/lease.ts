@@ -5,7 +5,10 @@ import type { Sql } from "../db/sql.js";
 import { renewLease } from "./store.js";
 
 const RENEW_EVERY = 5 * SECOND;
-/** A lease that could not be renewed for this long counts as lost: others may end our holds soon after. */
+/**
+ * A lease that could not be renewed for this long counts as lost: others may end our holds soon
+ * after.
+ */
 const LOST_AFTER = 30 * SECOND;
 const MOST_SKEW = 60 * SECOND;
 
@@ -16,8 +19,8 @@ export interface Lease {
 }
 
 /**
- * Keeps the lease of a gateway: as long as it lives, nobody else ends the holds of its requests. Also compares the
- * clocks: hold ids and expiries go by ours, money by the database's.
+ * Keeps the lease of a gateway: as long as it lives, nobody else ends the holds of its requests.
+ * Also compares the clocks: hold ids and expiries go by ours, money by the database's.
  *
  * @throws when the first renewal fails
  */

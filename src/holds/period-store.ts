@@ -53,7 +53,9 @@ export async function finishReset(db: Db, { kind, firstDay, ended }: Period): Pr
 export interface CounterPage {
   /** Last key that was looked at; null: there are no more. */
   last: Id | null;
-  /** Those of them whose counter still shows what was used in an earlier period, and their accounts. */
+  /**
+   * Those of them whose counter still shows what was used in an earlier period, and their accounts.
+   */
   keys: Id[];
   accounts: Id[];
 }
@@ -78,7 +80,10 @@ export async function counterPage(
   );
 }
 
-/** Locks accounts and makes sure that their time has reached the period, so that nothing falls into earlier ones. */
+/**
+ * Locks accounts and makes sure that their time has reached the period, so that nothing falls into
+ * earlier ones.
+ */
 export async function enterPeriod(tx: Tx, { begins }: Period, accounts: Id[]): Promise<void> {
   await lockAccounts(tx, accounts);
   await tx`
@@ -108,13 +113,15 @@ export async function accountsActiveSince(db: Db, since: Date, after: Id, limit:
 /** True where the reset that began after `day` has finished, and so the day is summed up. */
 export async function isSummedUp(db: Db, { firstDay }: Period): Promise<boolean> {
   const rows = await db`
-    select from period_reset where kind = 'day' and period = ${firstDay} and finished_at is not null`;
+    select from period_reset where kind = 'day' and period = ${firstDay}
+      and finished_at is not null`;
   return rows.length > 0;
 }
 
 /**
- * Sums up an account's usage captured in the day that ended when `next` began. Finds it by number: numbers and times
- * of an account's usage grow together, while a late capture's id may be of any day before.
+ * Sums up an account's usage captured in the day that ended when `next` began. Finds it by number:
+ * numbers and times of an account's usage grow together, while a late capture's id may be of any
+ * day before.
  */
 export async function rollUpAccount(db: Db, next: Period, account: Id): Promise<void> {
   const { begins: from, firstDay: day } = next.ended;

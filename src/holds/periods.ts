@@ -48,7 +48,9 @@ const KEYS = 2_000;
 const ACCOUNTS = 200;
 const NAMES = { day: /^\d{4}-\d{2}-\d{2}$/, month: /^\d{4}-\d{2}$/ };
 
-/** @throws invalid_request_error for what is no day (2026-11-23) or month (2026-11) of the calendar */
+/**
+ * @throws invalid_request_error for what is no day (2026-11-23) or month (2026-11) of the calendar
+ */
 export function readPeriod(kind: Period["kind"], name: string): Period {
   const begins = new Date(`${kind === "day" ? name : `${name}-01`}T00:00:00Z`);
   const real = NAMES[kind].test(name) && begins.getTime() > 0;
@@ -75,8 +77,9 @@ export async function openPeriod(sql: Sql, period: Period): Promise<ResetState> 
 }
 
 /**
- * Brings the counters of keys that are not in use into the period. Authorize does that for the others, and counts
- * right for these too: so nothing that a customer can see changes. Going on after an interruption is safe.
+ * Brings the counters of keys that are not in use into the period. Authorize does that for the
+ * others, and counts right for these too: so nothing that a customer can see changes. Going on
+ * after an interruption is safe.
  *
  * @param after  key to go on after, as last told to `onPage`
  */
@@ -99,8 +102,8 @@ export async function rollCounters(
 }
 
 /**
- * Sums up what was used in the period that ended, per day, child key and model, and finishes the reset. Doing it
- * again writes the same.
+ * Sums up what was used in the period that ended, per day, child key and model, and finishes the
+ * reset. Doing it again writes the same.
  */
 export async function closePeriod(
   sql: Sql,

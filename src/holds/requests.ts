@@ -10,8 +10,8 @@ const MAX_SECONDS = 86_400;
 const MAX_PARTS = 10_000;
 
 /**
- * The id of a hold: a UUIDv7 of the last or next 24 hours, so that it falls into a partition that exists and an old
- * id can never be mistaken for a new one.
+ * The id of a hold: a UUIDv7 of the last or next 24 hours, so that it falls into a partition that
+ * exists and an old id can never be mistaken for a new one.
  *
  * @throws invalid_request_error
  */

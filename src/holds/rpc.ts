@@ -107,7 +107,10 @@ async function partsOf(sql: Sql, manager: Manager, id: Id): Promise<HoldPart[]> 
   return parts;
 }
 
-/** As partsOf, but only of holds that a backend opened: those of running inference are their gateway's to end. */
+/**
+ * As partsOf, but only of holds that a backend opened: those of running inference are their
+ * gateway's to end.
+ */
 async function backendPartsOf(sql: Sql, manager: Manager, id: Id): Promise<HoldPart[]> {
   const parts = await partsOf(sql, manager, id);
   if (parts[0]?.gateway_id) {
@@ -132,7 +135,8 @@ async function readAuthorize(
   const id = checkNewHoldId(request.holdId);
   const payer = await readPayer(handling, manager, request.key);
   const price = request.model === undefined ? undefined : await handling.prices.find(request.model);
-  // What was accepted once is answered again, whatever became of the model: the engine knows it by its fingerprint
+  // What was accepted once is answered again, whatever became of the model: the engine knows it by
+  // its fingerprint
   if (!mayUse(request.model, payer, price) && !(await isHeld(handling.sql, manager, id))) {
     throw refuse("model_not_found", { param: "model" });
   }

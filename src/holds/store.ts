@@ -27,14 +27,19 @@ export interface EndAnswers {
   endedAt: string[];
 }
 
-/** An array literal of values that need no quoting. Built by hand: the driver quotes each element, ten times slower. */
+/**
+ * An array literal of values that need no quoting. Built by hand: the driver quotes each element,
+ * ten times slower.
+ */
 const list = (values: readonly (string | number | bigint | boolean | null)[]): string =>
   `{${values.map((value) => value ?? "NULL").join(",")}}`;
 
 const quoted = (value: string | null): string =>
   value === null ? "NULL" : `"${value.replace(/[\\"]/g, "\\$&")}"`;
 
-/** Distinct values, ascending as Postgres sorts uuids, and where each item finds its own (1-based). */
+/**
+ * Distinct values, ascending as Postgres sorts uuids, and where each item finds its own (1-based).
+ */
 function indexed(ids: readonly Id[]): { distinct: Id[]; indexes: number[] } {
   const distinct = [...new Set(ids)].sort();
   const places = new Map(distinct.map((id, i) => [id, i + 1]));
@@ -68,9 +73,9 @@ export async function endAndAuthorize(
 ): Promise<{ ended: EndAnswers; authorized: AuthorizeAnswers }> {
   const asked = index(items);
   const all = indexed([...ends, ...items].map((item) => item.account)).distinct;
+  const [toEnd, toHold] = [endArguments(sql, ends), authorizeArguments(sql, asked, gateway)];
   const [row] = await sql`
-    select * from end_and_authorize(
-      ${list(all)}::uuid[], ${endArguments(sql, ends)}, ${authorizeArguments(sql, asked, gateway)})`;
+    select * from end_and_authorize(${list(all)}::uuid[], ${toEnd}, ${toHold})`;
   return {
     ended: readEndAnswers(row, row?.end_decisions),
     authorized: readAuthorizeAnswers(row, asked),
@@ -180,14 +185,20 @@ export interface HoldPart {
   gateway_id: Id | null;
 }
 
-/** All parts of a hold of this account, open or ended, first part first; none where there is no such hold. */
+/**
+ * All parts of a hold of this account, open or ended, first part first; none where there is no such
+ * hold.
+ */
 export async function findHoldParts(db: Db, account: Id, id: Id): Promise<HoldPart[]> {
   return await db<HoldPart[]>`
-    select part, child_key_id, amount, null::bigint as cost, null as outcome, day, month, authorized_at, deadline,
-           null::timestamptz as ended_at, null::bigint as usage_seq, model, price_version, gateway_id
+    select part, child_key_id, amount, null::bigint as cost, null as outcome, day, month,
+      authorized_at, deadline,
+           null::timestamptz as ended_at, null::bigint as usage_seq, model, price_version,
+             gateway_id
       from open_hold where account_id = ${account} and id = ${id}
     union all
-    select part, child_key_id, amount, cost, outcome, day, month, authorized_at, null, ended_at, usage_seq,
+    select part, child_key_id, amount, cost, outcome, day, month, authorized_at, null, ended_at,
+      usage_seq,
            model, price_version, null
       from ended_hold where account_id = ${account} and id = ${id}
     order by part`;
@@ -233,7 +244,10 @@ export async function sweepPage(
   );
 }
 
-/** Makes the monthly partitions from last month to three months ahead. @returns how many were missing */
+/**
+ * Makes the monthly partitions from last month to three months ahead. @returns how many were
+ * missing
+ */
 export async function ensurePartitions(sql: Sql): Promise<number> {
   const { made } = only(await sql<{ made: number }[]>`select ensure_hold_partitions(3) as made`);
   return made;

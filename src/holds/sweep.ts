@@ -4,8 +4,8 @@ import { ensurePartitions, sweepPage } from "./store.js";
 const PAGE = 500;
 
 /**
- * Ends every open hold that is past its deadline or whose gateway is gone: charged at its checkpoint if it has one,
- * else given back. May run anywhere, by several at once.
+ * Ends every open hold that is past its deadline or whose gateway is gone: charged at its
+ * checkpoint if it has one, else given back. May run anywhere, by several at once.
  *
  * @param onPage called after each page of 500
  */

@@ -38,7 +38,10 @@ export async function askUpstream(
   }
 }
 
-/** Reads an answer to its end, as text. Throws as `Exchange.read` does, and an Error where it is too large. */
+/**
+ * Reads an answer to its end, as text. Throws as `Exchange.read` does, and an Error where it is too
+ * large.
+ */
 export async function readAll(exchange: Exchange, limit = MAX_ANSWER_BYTES): Promise<string> {
   const all: Buffer[] = [];
   let size = 0;

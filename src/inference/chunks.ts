@@ -36,10 +36,10 @@ const FINISH = Buffer.from('"finish_reason"');
 const CHOICES = /"choices"\s*:\s*\[/;
 
 /**
- * Turns an upstream's chunks into ours. Most chunks differ from the first only inside `choices`: their head and tail are
- * exchanged as bytes, without parsing. Whatever differs in anything else, may report usage or ends an answer is parsed
- * and built anew from the fields that callers may see. The chunk that ends the last answer, and all after it, wait for
- * `finale`.
+ * Turns an upstream's chunks into ours. Most chunks differ from the first only inside `choices`:
+ * their head and tail are exchanged as bytes, without parsing. Whatever differs in anything else,
+ * may report usage or ends an answer is parsed and built anew from the fields that callers may see.
+ * The chunk that ends the last answer, and all after it, wait for `finale`.
  */
 export function createChunkReader(face: Face, meter: Meter): ChunkReader {
   let template: Template | undefined;
@@ -98,7 +98,9 @@ export function createChunkReader(face: Face, meter: Meter): ChunkReader {
   };
 }
 
-/** The bytes around the inside of `choices`: the upstream's, and those that we send in their place. */
+/**
+ * The bytes around the inside of `choices`: the upstream's, and those that we send in their place.
+ */
 interface Template {
   head: Buffer;
   tail: Buffer;
@@ -129,7 +131,10 @@ function templateOf(
   };
 }
 
-/** The inside of `choices`, where the chunk is like the first one around it and says nothing that we must read. */
+/**
+ * The inside of `choices`, where the chunk is like the first one around it and says nothing that we
+ * must read.
+ */
 function innerOf({ head, tail }: Template, payload: Buffer): Buffer | undefined {
   const end = payload.length - tail.length;
   if (end < head.length) return undefined;

@@ -8,8 +8,8 @@ import { openPayment, type Payer, type Paying, type Payment } from "./payment.js
 import { reportedUsage, tokensOf, type Usage, usageBody } from "./usage.js";
 
 /**
- * Runs a paid chat completion in one piece: hold, upstream, capture, and only then the answer. Where the upstream does
- * not answer, or the caller hangs up before it has, the hold is voided.
+ * Runs a paid chat completion in one piece: hold, upstream, capture, and only then the answer.
+ * Where the upstream does not answer, or the caller hangs up before it has, the hold is voided.
  *
  * @returns OpenAI's chat completion with our id and usage, and nothing that names the upstream
  * @throws what `openPayment` refuses, and the reasons for an upstream that fails

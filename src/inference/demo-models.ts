@@ -1,4 +1,6 @@
-/** What a demo model does with a request. Its ids are what the seed prices and what tests ask for. */
+/**
+ * What a demo model does with a request. Its ids are what the seed prices and what tests ask for.
+ */
 export interface DemoModel {
   id: string;
   /** Milliseconds between two tokens of a stream; an unary answer takes as long as all of them. */

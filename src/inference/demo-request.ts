@@ -31,7 +31,9 @@ const MAX_N = 5;
 
 type Json = Record<string, unknown>;
 
-/** Reads a request as strictly as real gateways do: a parameter that it does not know is refused. */
+/**
+ * Reads a request as strictly as real gateways do: a parameter that it does not know is refused.
+ */
 export function readDemoRequest(text: string): DemoRequest | DemoRefusal {
   const body = parsed(text);
   if (!isObject(body)) return invalid("the body is not a JSON object", null);

@@ -19,8 +19,8 @@ export interface DemoUpstreamOptions {
 }
 
 /**
- * Serves the demo models over the wire format of OpenAI's chat completions: what a gateway meets in the world, errors,
- * pauses and breaks included, without a network or a bill.
+ * Serves the demo models over the wire format of OpenAI's chat completions: what a gateway meets in
+ * the world, errors, pauses and breaks included, without a network or a bill.
  */
 export async function startDemoUpstream({ port, key }: DemoUpstreamOptions): Promise<DemoUpstream> {
   const server = createServer((request, response) => {

@@ -22,8 +22,8 @@ const DEFAULT_MAX_TOKENS = 4_096;
 const SHORTEST_ANSWER = 256;
 
 /**
- * The ceiling of a request's cost: a token for every byte of the body, the template's overhead, and every answer as long
- * as it may be, at the model's price, rounded up once.
+ * The ceiling of a request's cost: a token for every byte of the body, the template's overhead, and
+ * every answer as long as it may be, at the model's price, rounded up once.
  *
  * @throws invalid_request_error  max_tokens above what the model can write
  */
@@ -52,7 +52,10 @@ function ceilingOf(price: Price, inputTokens: bigint, tokens: number, n: number)
   return amount;
 }
 
-/** Tokens that each answer may have when `granted` is all that was reserved: never more than was estimated. */
+/**
+ * Tokens that each answer may have when `granted` is all that was reserved: never more than was
+ * estimated.
+ */
 export function affordableTokens(
   estimated: Estimate,
   price: Price,
@@ -66,8 +69,8 @@ export function affordableTokens(
 }
 
 /**
- * The body that goes to the upstream. It is written anew from what was read, so that a parameter that stands twice cannot
- * mean one thing to us and another to the upstream.
+ * The body that goes to the upstream. It is written anew from what was read, so that a parameter
+ * that stands twice cannot mean one thing to us and another to the upstream.
  *
  * @throws invalid_request_error  nested too deeply to be written
  */

@@ -16,7 +16,10 @@ export interface InferenceDeps {
   log: Log;
 }
 
-/** Paid inference, for every door. A line is aborted when the caller hangs up, and by us when the hold is lost. */
+/**
+ * Paid inference, for every door. A line is aborted when the caller hangs up, and by us when the
+ * hold is lost.
+ */
 export interface Inference {
   /** A chat completion in one piece; see complete.ts. */
   complete(payer: Payer, request: ChatRequest, line: AbortController): Promise<Json>;

@@ -4,7 +4,9 @@ import type { Log } from "../base/log.js";
 import { SECOND } from "../base/time.js";
 import type { Extension, Holds } from "../holds/holds.js";
 
-/** Seconds until the hold of a running request may be swept: long enough to miss three extensions. */
+/**
+ * Seconds until the hold of a running request may be swept: long enough to miss three extensions.
+ */
 export const HOLD_SECONDS = 120;
 const EXTEND_EVERY = 30 * SECOND;
 

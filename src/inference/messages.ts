@@ -27,7 +27,8 @@ const BY_METHOD = ["stream", "stream_options"];
 /**
  * The JSON body of a request that came as a message.
  *
- * @throws invalid_request_error  a name in `extra` that stands above it, or a value that JSON cannot carry
+ * @throws invalid_request_error a name in `extra` that stands above it, or a value that JSON cannot
+ *   carry
  */
 export function toBody(request: CreateChatCompletionRequest, stream: boolean): Buffer {
   const { extra, ...fields } = toFields(request);

@@ -12,8 +12,8 @@ export interface Meter {
   /**
    * What to charge for.
    *
-   * @param whole true when the stream came to its end: then the last report is the whole truth. A stream that was cut is
-   *   charged at least for what we saw of it.
+   * @param whole true when the stream came to its end: then the last report is the whole truth. A
+   *   stream that was cut is charged at least for what we saw of it.
    */
   usage(whole: boolean): Usage;
 }
@@ -58,12 +58,15 @@ export function createMeter(promptBytes: number, most: number): Meter {
 const larger = (a: bigint, b: bigint) => (a > b ? a : b);
 
 /**
- * Whether an event may report usage. Only a sieve, which spares parsing what cannot: a text that happens to hold the word
- * passes it too, and so the answer is always read from the parsed event.
+ * Whether an event may report usage. Only a sieve, which spares parsing what cannot: a text that
+ * happens to hold the word passes it too, and so the answer is always read from the parsed event.
  */
 export const mayReportUsage = (event: Buffer): boolean => hasValue(event, NEEDLE);
 
-/** True where a quoted name stands in the bytes with anything but `:null` behind it, in the plainest spacing. */
+/**
+ * True where a quoted name stands in the bytes with anything but `:null` behind it, in the plainest
+ * spacing.
+ */
 export function hasValue(bytes: Buffer, name: Buffer): boolean {
   for (let at = bytes.indexOf(name); at !== -1; at = bytes.indexOf(name, at)) {
     at += name.length;

@@ -34,7 +34,9 @@ const OURS = new Set([
   "stream_options",
 ]);
 
-/** They keep things at the upstream, or name the caller to it, and change no answer: not passed on. */
+/**
+ * They keep things at the upstream, or name the caller to it, and change no answer: not passed on.
+ */
 const DROPPED = new Set([
   "store",
   "metadata",
@@ -74,7 +76,8 @@ const COSTLY = new Set([
 ]);
 
 /**
- * Reads a chat completion's parameters. What changes its cost is checked or refused by name; everything else passes.
+ * Reads a chat completion's parameters. What changes its cost is checked or refused by name;
+ * everything else passes.
  *
  * @param body what the caller sent, parsed
  * @throws invalid_request_error with the parameter's path
@@ -169,7 +172,10 @@ function checkMessages(messages: unknown): void {
   }
 }
 
-/** Only text is bounded by the bytes of the request: an image's few bytes of address may cost thousands of tokens. */
+/**
+ * Only text is bounded by the bytes of the request: an image's few bytes of address may cost
+ * thousands of tokens.
+ */
 function checkContent(content: unknown, path: string): void {
   if (isAbsent(content) || typeof content === "string") return;
   if (!Array.isArray(content)) throw refuseField(path, "must be a text or a list of parts");

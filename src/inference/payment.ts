@@ -75,6 +75,8 @@ export async function openPayment(
     model: price.model,
     priceVersion: price.version,
   });
+  // Taken while the database was away, and swept before we learnt of it: nothing may be spent on it
+  if (held.repeated === "ended") throw refuse("not_ready", { retryAfter: 1, shouldRetry: true });
   const maxTokens = affordableTokens(estimated, price, request.n, held.amount);
   return { id, upstream, maxTokens, ...lifeOf(paying, { account, id, request, price, line }) };
 }

@@ -10,11 +10,12 @@ interface Answered {
 }
 
 /**
- * What a caller may learn where an upstream answered with something else than success: our own reasons in our own words,
- * never a word of the upstream.
+ * What a caller may learn where an upstream answered with something else than success: our own
+ * reasons in our own words, never a word of the upstream.
  *
  * @param body   the upstream's answer
- * @param passed what was passed on of the caller's parameters: only one of their names may come back
+ * @param passed what was passed on of the caller's parameters: only one of their names may come
+ *   back
  */
 export function refusalOf({ status, retryAfter }: Answered, body: string, passed: Json): Refusal {
   const wait = Math.min(Math.max(retryAfter ?? SOON, SOON), MAX_RETRY_AFTER);

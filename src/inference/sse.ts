@@ -16,9 +16,9 @@ export interface SseSplitter {
 }
 
 /**
- * Cuts a stream of server-sent events into their payloads: the `data` of each, lines joined by line feeds. Pieces may be
- * cut anywhere, lines may end in CR LF; comments and other fields are dropped. Payloads are views of the pieces, so
- * nothing is decoded or copied that is whole.
+ * Cuts a stream of server-sent events into their payloads: the `data` of each, lines joined by line
+ * feeds. Pieces may be cut anywhere, lines may end in CR LF; comments and other fields are dropped.
+ * Payloads are views of the pieces, so nothing is decoded or copied that is whole.
  *
  * @param limit bytes that one event may have
  * @throws Error from `push` where an event is larger

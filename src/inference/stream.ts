@@ -11,7 +11,10 @@ import { createSseSplitter } from "./sse.js";
 import type { Exchange } from "./upstream.js";
 import { usageBody } from "./usage.js";
 
-/** Server-sent events as they may be sent, those of one read together. It must be iterated, to its end or a `return`. */
+/**
+ * Server-sent events as they may be sent, those of one read together. It must be iterated, to its
+ * end or a `return`.
+ */
 export type EventStream = AsyncGenerator<Buffer, void, void>;
 
 interface Run {
@@ -23,12 +26,13 @@ interface Run {
 }
 
 /**
- * Runs a paid chat completion as a stream. Resolves once the first event is there, so that whatever goes wrong before is
- * an ordinary refusal. The events that end it follow once the capture is durable. A caller who hangs up (the line, or
- * `return` on the stream) cuts the upstream at once and pays for what was produced.
+ * Runs a paid chat completion as a stream. Resolves once the first event is there, so that whatever
+ * goes wrong before is an ordinary refusal. The events that end it follow once the capture is
+ * durable. A caller who hangs up (the line, or `return` on the stream) cuts the upstream at once
+ * and pays for what was produced.
  *
- * @throws what `openPayment` refuses, and the reasons for an upstream that fails; from the stream itself: the reason why
- *   it was cut, after what was produced is paid for
+ * @throws what `openPayment` refuses, and the reasons for an upstream that fails; from the stream
+ *   itself: the reason why it was cut, after what was produced is paid for
  */
 export async function stream(
   paying: Paying,

@@ -19,8 +19,9 @@ export interface Exchange {
   /** Seconds that the upstream asks us to wait, where it says so. */
   retryAfter: number | undefined;
   /**
-   * Everything that arrived since the last read, at least one piece; undefined at the end. So the pieces of one burst are
-   * handled together, and an upstream that is faster than its reader is made to wait.
+   * Everything that arrived since the last read, at least one piece; undefined at the end. So the
+   * pieces of one burst are handled together, and an upstream that is faster than its reader is
+   * made to wait.
    *
    * @throws upstream_timeout, model_unavailable; the signal's reason where the caller is gone
    */
@@ -52,7 +53,10 @@ type Headers = Record<string, string | string[] | undefined>;
 /** Bytes that may wait for their reader before the upstream is made to wait. */
 const HIGH_WATER = 256 * 1024;
 
-/** Opens a pool of kept-alive connections to one upstream. Pipelining stays at 1: one slow answer must hold up no other. */
+/**
+ * Opens a pool of kept-alive connections to one upstream. Pipelining stays at 1: one slow answer
+ * must hold up no other.
+ */
 export function createUpstream(spec: UpstreamSpec, timeouts = TIMEOUTS): Upstream {
   const base = new URL(spec.url);
   const pool = new Pool(base.origin, {
@@ -75,8 +79,8 @@ export function createUpstream(spec: UpstreamSpec, timeouts = TIMEOUTS): Upstrea
 }
 
 /**
- * One request and its answer. Written as objects with methods, not with named functions inside: this runs for every
- * request, and naming functions at run time is what it would mostly do.
+ * One request and its answer. Written as objects with methods, not with named functions inside:
+ * this runs for every request, and naming functions at run time is what it would mostly do.
  */
 function exchange(
   pool: Pool,
@@ -188,7 +192,10 @@ function createQueue() {
   };
 }
 
-/** Nothing of the error itself may reach a caller: it names hosts. It stays as the cause, for the log. */
+/**
+ * Nothing of the error itself may reach a caller: it names hosts. It stays as the cause, for the
+ * log.
+ */
 function inOurWords(error: Error): Refusal {
   const code = "code" in error ? error.code : undefined;
   const timedOut = code === "UND_ERR_HEADERS_TIMEOUT" || code === "UND_ERR_BODY_TIMEOUT";

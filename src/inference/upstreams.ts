@@ -16,8 +16,9 @@ const FILE = "KEYTOLL_UPSTREAMS_FILE";
 const FIELDS = ["name", "url", "key_env", "models"];
 
 /**
- * Reads which upstreams there are: the one of KEYTOLL_UPSTREAM_URL, or those of the file, a JSON list of
- * `{"name", "url", "key_env", "models"?}`. Keys stand in the environment only, under the name in `key_env`.
+ * Reads which upstreams there are: the one of KEYTOLL_UPSTREAM_URL, or those of the file, a JSON
+ * list of `{"name", "url", "key_env", "models"?}`. Keys stand in the environment only, under the
+ * name in `key_env`.
  *
  * @returns none where none is configured
  * @throws Error in one sentence that names the place and what it should be

@@ -18,7 +18,10 @@ const CREDIT_DIGITS = 9;
 /** Tokens of a number of bytes, as we count where the upstream did not. */
 export const tokensOf = (bytes: number): number => Math.ceil(bytes / BYTES_PER_TOKEN);
 
-/** What an answer's own top-level `usage` says. Undefined where it says nothing that can be billed; zero is zero. */
+/**
+ * What an answer's own top-level `usage` says. Undefined where it says nothing that can be billed;
+ * zero is zero.
+ */
 export function reportedUsage(answer: Json): Usage | undefined {
   const { usage } = answer;
   if (!isObject(usage)) return undefined;

@@ -15,7 +15,9 @@ const MAX_CACHED = 50_000;
 const TTL = MINUTE;
 
 export interface Keyring {
-  /** Tells whose secret this is. @throws invalid_api_key, one refusal for whatever is wrong with it */
+  /**
+   * Tells whose secret this is. @throws invalid_api_key, one refusal for whatever is wrong with it
+   */
   find(secret: string): Promise<KeyCaller>;
   /** Forgets a key, and for a management key its children. */
   evict(key: Id): void;
@@ -23,15 +25,16 @@ export interface Keyring {
 }
 
 /**
- * Authenticates secrets of keys, from a cache that forgets a key as soon as Postgres tells of its change. Status,
- * expiry and grace are judged by the clock at each use; what is spent is decided by authorize alone, which reads the
- * rows again. Unknown secrets are never cached.
+ * Authenticates secrets of keys, from a cache that forgets a key as soon as Postgres tells of its
+ * change. Status, expiry and grace are judged by the clock at each use; what is spent is decided by
+ * authorize alone, which reads the rows again. Unknown secrets are never cached.
  *
  * @param secrets peppers, newest first
  */
 export function createKeyring(sql: Sql, secrets: readonly string[]): Keyring {
   const cache = createCache();
-  // Names in the cache are hashes too, so that no secret stays in memory; of this process alone, and cheaper than an HMAC
+  // Names in the cache are hashes too, so that no secret stays in memory; of this process alone,
+  // and cheaper than an HMAC
   const salt = randomBytes(32).toString("base64");
   const asked = new Map<string, Promise<Found | undefined>>();
   // Grows with each change that is heard of, so that a row read before it is not cached after it

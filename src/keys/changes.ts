@@ -11,8 +11,9 @@ import { findManagement } from "./store-management.js";
 import { insertSecret } from "./store-secret.js";
 
 /**
- * Runs a change to an account's keys as one transaction under the account's lock. A management key is looked at
- * again there, so that one which was stopped meanwhile changes nothing, whatever a cache still believes.
+ * Runs a change to an account's keys as one transaction under the account's lock. A management key
+ * is looked at again there, so that one which was stopped meanwhile changes nothing, whatever a
+ * cache still believes.
  *
  * @param work gets the transaction and the account's time
  * @throws invalid_api_key, read_only_key  by the caller's own management key

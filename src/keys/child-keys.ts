@@ -86,8 +86,9 @@ export async function listChildKeys(
 }
 
 /**
- * Changes the fields of the patch, everywhere at once: authorize reads the row. What is the same already changes
- * nothing. A change of limits counts from the account's time on and is kept for good.
+ * Changes the fields of the patch, everywhere at once: authorize reads the row. What is the same
+ * already changes nothing. A change of limits counts from the account's time on and is kept for
+ * good.
  *
  * @throws not_found  no such child, or it is deleted
  * @throws invalid_request_error  by the field's name
@@ -132,7 +133,8 @@ export async function deleteChildKey(sql: Sql, manager: Manager, ref: ChildRef):
 }
 
 /**
- * Gives the child a new secret. The one before works for `graceSeconds` more, any older one no longer.
+ * Gives the child a new secret. The one before works for `graceSeconds` more, any older one no
+ * longer.
  *
  * @returns the key, its new secret, and until when the old one works
  * @throws not_found, invalid_request_error

@@ -39,8 +39,8 @@ export async function unrecordedExpiries(db: Db, table: KeyTable, limit: number)
 }
 
 /**
- * Records what has expired of these keys by their accounts' time, and moves that time on to the expiry, so that no
- * clock brings them back. Their accounts are locked already.
+ * Records what has expired of these keys by their accounts' time, and moves that time on to the
+ * expiry, so that no clock brings them back. Their accounts are locked already.
  *
  * @returns how many were recorded
  */
@@ -60,7 +60,8 @@ export async function recordExpired(tx: Tx, table: KeyTable, ids: readonly Id[])
          where a.id = e.account_id and a.last_at < e.at),
       audited as (
         insert into audit_event (account_id, at, actor, action, subject, change)
-        select account_id, greatest(keytoll_clock(), expires_at), 'system', ${`${table}.expired`}, id,
+        select account_id, greatest(keytoll_clock(), expires_at), 'system', ${`${table}.expired`},
+          id,
                jsonb_build_object('expires_at', expires_at)
           from expired),
       told as (

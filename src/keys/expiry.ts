@@ -25,8 +25,8 @@ const TABLES: KeyTable[] = ["child_key", "management_key"];
 const LONGEST_DELAY = 365 * DAY;
 
 /**
- * Records that a key has expired, once it has: an audit row, and word to every gateway. The key stops at that instant
- * whether this runs or not. Doing it again records nothing more.
+ * Records that a key has expired, once it has: an audit row, and word to every gateway. The key
+ * stops at that instant whether this runs or not. Doing it again records nothing more.
  */
 export async function recordExpiryIfDue(sql: Sql, id: Id): Promise<Expiry> {
   const found = await findExpiringKey(sql, id);
@@ -45,7 +45,8 @@ export async function recordExpiryIfDue(sql: Sql, id: Id): Promise<Expiry> {
 }
 
 /**
- * Records every expiry that is due and not on record, 500 keys in a transaction, until there are none.
+ * Records every expiry that is due and not on record, 500 keys in a transaction, until there are
+ * none.
  *
  * @param onPage called after each page
  * @returns how many were recorded
@@ -75,8 +76,8 @@ async function sweepPage(sql: Sql, table: KeyTable): Promise<number> {
 }
 
 /**
- * Sees to it that a key's workflow knows when the key expires now: starts it, wakes it, or lets it end. The row says
- * which; telling twice is the same as once.
+ * Sees to it that a key's workflow knows when the key expires now: starts it, wakes it, or lets it
+ * end. The row says which; telling twice is the same as once.
  */
 export async function announceExpiry(sql: Sql, client: Client, id: Id): Promise<void> {
   const key = await findExpiringKey(sql, id);

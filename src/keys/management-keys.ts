@@ -63,7 +63,9 @@ export async function getManagementKey(db: Db, manager: Manager, id: Id): Promis
   return key;
 }
 
-/** The owner's management keys, newest first, deleted ones included; to a management key, itself. */
+/**
+ * The owner's management keys, newest first, deleted ones included; to a management key, itself.
+ */
 export async function listManagementKeys(
   db: Db,
   manager: Manager,
@@ -102,7 +104,8 @@ export async function changeManagementKey(
 }
 
 /**
- * Deactivates the key for good, and with it all its children: this one row stops them, whatever their number.
+ * Deactivates the key for good, and with it all its children: this one row stops them, whatever
+ * their number.
  *
  * @returns the key as it stands now; again is the same
  * @throws not_found
@@ -123,7 +126,8 @@ export async function deleteManagementKey(
 }
 
 /**
- * Gives the key a new secret. The one before works for `graceSeconds` more, any older one no longer.
+ * Gives the key a new secret. The one before works for `graceSeconds` more, any older one no
+ * longer.
  *
  * @returns the key, its new secret, and until when the old one works
  * @throws not_found, invalid_request_error

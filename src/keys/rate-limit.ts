@@ -16,17 +16,23 @@ export interface RateAnswer {
 }
 
 export interface RateLimiter {
-  /** Counts a request of `key` where no more than `limit` are in any 60 s; a refused one does not count. */
+  /**
+   * Counts a request of `key` where no more than `limit` are in any 60 s; a refused one does not
+   * count.
+   */
   take(key: string, limit: number): Promise<RateAnswer>;
 }
 
-/** After a failure, Redis is left alone for so long, so that a slow one does not slow every request. */
+/**
+ * After a failure, Redis is left alone for so long, so that a slow one does not slow every request.
+ */
 const COOL_DOWN = SECOND;
 const MICROSECOND = 1e-3;
 
 /**
- * The list of a key holds the times of its last allowed requests, newest last and never more than its limit, so the
- * request is allowed where the limit-th newest has left the window. Time is Redis' own and never goes back.
+ * The list of a key holds the times of its last allowed requests, newest last and never more than
+ * its limit, so the request is allowed where the limit-th newest has left the window. Time is
+ * Redis' own and never goes back.
  */
 const SCRIPT = `
 local limit, window = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -53,8 +59,9 @@ return {1, used + 1, 0, oldest + window - now}`;
 const SCRIPT_NAME = createHash("sha1").update(SCRIPT).digest("hex");
 
 /**
- * Counts requests in a sliding window, exactly, in Redis for all gateways together. Without Redis, or while it fails
- * or takes over 100 ms, each gateway counts for itself, and goes on from what it let through before.
+ * Counts requests in a sliding window, exactly, in Redis for all gateways together. Without Redis,
+ * or while it fails or takes over 100 ms, each gateway counts for itself, and goes on from what it
+ * let through before.
  */
 export function createRateLimiter({
   redis,

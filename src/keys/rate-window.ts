@@ -21,7 +21,10 @@ interface Times {
   first: number;
 }
 
-/** Sliding windows of this process alone, `window` milliseconds long; the least used keys are forgotten first. */
+/**
+ * Sliding windows of this process alone, `window` milliseconds long; the least used keys are
+ * forgotten first.
+ */
 export function createWindows(window: number) {
   const times = new LRUCache<string, Times>({ max: MAX_KEYS, ttl: window, updateAgeOnGet: true });
 

@@ -21,7 +21,9 @@ const MAX_QUERY = 100;
 const FIRST_SECOND = -62_135_596_800n;
 const LAST_SECOND = 253_402_300_799n;
 
-/** A moment as a Date, cut to milliseconds; null where it is absent. @throws invalid_request_error */
+/**
+ * A moment as a Date, cut to milliseconds; null where it is absent. @throws invalid_request_error
+ */
 export function readTime(param: string, time: Timestamp | undefined): Date | null {
   if (time === undefined) return null;
   const valid =
@@ -94,11 +96,17 @@ const MANAGEMENT_FIELDS: Record<string, (request: UpdateManagementKeyRequest) =>
     expires_at: ({ expiresAt }) => ({ expiresAt: readTime("expires_at", expiresAt) }),
   };
 
-/** The fields that the mask names. @throws invalid_request_error  for an empty mask and for unknown paths */
+/**
+ * The fields that the mask names. @throws invalid_request_error for an empty mask and for unknown
+ * paths
+ */
 export const readChildPatch = (request: UpdateChildKeyRequest): ChildPatch =>
   readPatch(request, CHILD_FIELDS);
 
-/** The fields that the mask names. @throws invalid_request_error  for an empty mask and for unknown paths */
+/**
+ * The fields that the mask names. @throws invalid_request_error for an empty mask and for unknown
+ * paths
+ */
 export const readManagementPatch = (request: UpdateManagementKeyRequest): ManagementPatch =>
   readPatch(request, MANAGEMENT_FIELDS);
 

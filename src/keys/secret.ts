@@ -4,7 +4,9 @@ export type KeyKind = "management" | "child";
 
 const PREFIX = { management: "gm-", child: "gc-" } as const satisfies Record<KeyKind, string>;
 const ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/** 32 of 62 letters are 190 bits: 166 remain when the last four characters are known from the hint. */
+/**
+ * 32 of 62 letters are 190 bits: 166 remain when the last four characters are known from the hint.
+ */
 const RANDOM_LETTERS = 32;
 const CHECKSUM_LETTERS = 6;
 const SHAPE = new RegExp(
@@ -17,7 +19,10 @@ export function newSecret(kind: KeyKind): string {
   return body + checksumOf(body);
 }
 
-/** The kind of a well-formed secret; undefined for a mistyped, truncated or invented one, without any look-up. */
+/**
+ * The kind of a well-formed secret; undefined for a mistyped, truncated or invented one, without
+ * any look-up.
+ */
 export function kindOfSecret(secret: string): KeyKind | undefined {
   const [, body, checksum] = SHAPE.exec(secret) ?? [];
   if (body === undefined || checksumOf(body) !== checksum) return undefined;

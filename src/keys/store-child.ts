@@ -4,12 +4,14 @@ import { type Db, only, type Tx } from "../db/sql.js";
 import type { ChildFields, ChildKey, KeyStatus, StoredStatus } from "./key.js";
 
 /**
- * Children as they stand by the database's clock: counters of a past period show zero, and a key that its management
- * key stops does not show as active.
+ * Children as they stand by the database's clock: counters of a past period show zero, and a key
+ * that its management key stops does not show as active.
  */
 const CHILDREN = (db: Db) => db`
-  select c.id, c.account_id as account, c.management_key_id as "managementKey", c.name, c.hint, c.status,
-         c.limit_daily as "limitDaily", c.limit_monthly as "limitMonthly", c.limit_total as "limitTotal",
+  select c.id, c.account_id as account, c.management_key_id as "managementKey", c.name, c.hint,
+    c.status,
+         c.limit_daily as "limitDaily", c.limit_monthly as "limitMonthly",
+           c.limit_total as "limitTotal",
          c.rate_limit_rpm as "rateLimitRpm", c.expires_at as "expiresAt", c.models, c.metadata,
          c.secret_version as "secretVersion", c.previous_secret_until as "previousSecretUntil",
          case when c.day >= t.day then c.used_daily else 0 end as "usedDaily",
@@ -38,7 +40,8 @@ export async function findChild(
 ): Promise<ChildKey | undefined> {
   const [row] = await db<ChildKey[]>`
     ${CHILDREN(db)}
-     where c.id = ${child} and c.management_key_id = ${managementKey} and c.account_id = ${account}`;
+     where c.id = ${child} and c.management_key_id = ${managementKey}
+       and c.account_id = ${account}`;
   return row;
 }
 
@@ -77,7 +80,8 @@ export async function insertChild(tx: Tx, row: NewChildRow, fields: ChildFields)
   const day = row.at.toISOString().slice(0, 10);
   const month = `${day.slice(0, 8)}01`;
   await tx`
-    insert into child_key (id, account_id, management_key_id, name, hint, limit_daily, limit_monthly,
+    insert into child_key (id, account_id, management_key_id, name, hint, limit_daily,
+      limit_monthly,
       limit_total, rate_limit_rpm, expires_at, models, metadata, day, month, created_at, updated_at)
     values (${row.id}, ${row.account}, ${row.managementKey}, ${fields.name}, ${row.hint},
       ${fields.limitDaily}, ${fields.limitMonthly}, ${fields.limitTotal}, ${fields.rateLimitRpm},
@@ -109,7 +113,8 @@ export async function insertLimits(
 ): Promise<void> {
   await tx`
     insert into child_limit (child_key_id, since, limit_daily, limit_monthly, limit_total)
-    values (${child}, ${since}, ${limits.limitDaily}, ${limits.limitMonthly}, ${limits.limitTotal})`;
+    values (${child}, ${since}, ${limits.limitDaily}, ${limits.limitMonthly},
+      ${limits.limitTotal})`;
 }
 
 /** Makes `version` the key's secret; the one before works until `graceEnd`, or not at all. */
@@ -120,7 +125,8 @@ export async function rotateChildRow(
 ): Promise<void> {
   await tx`
     update child_key
-       set secret_version = ${to.version}, hint = ${to.hint}, previous_secret_until = ${to.graceEnd},
+       set secret_version = ${to.version}, hint = ${to.hint},
+         previous_secret_until = ${to.graceEnd},
            updated_at = ${to.at}
      where id = ${child}`;
 }

@@ -8,7 +8,8 @@ const COLUMNS = (db: Db) => db`
   m.id, m.account_id as account, m.name, m.hint, m.access, m.status, m.expires_at as "expiresAt",
   m.secret_version as "secretVersion", m.previous_secret_until as "previousSecretUntil",
   m.created_at as "createdAt", m.updated_at as "updatedAt",
-  case when m.status = 'active' and m.expires_at <= keytoll_clock() then 'expired' else m.status::text end
+  case when m.status = 'active'
+    and m.expires_at <= keytoll_clock() then 'expired' else m.status::text end
     as "shownStatus"`;
 
 interface NewManagementRow {

@@ -72,7 +72,10 @@ const childBySecret = (db: Db, hashes: Buffer[]) => db<FoundChild[]>`
     join management_key m on m.id = c.management_key_id
    where s.hash in ${db(hashes)} and s.kind = 'child'`;
 
-/** Tells every gateway to forget the key, and the job that watches its expiry of a new time, once this commits. */
+/**
+ * Tells every gateway to forget the key, and the job that watches its expiry of a new time, once
+ * this commits.
+ */
 export async function announceKey(tx: Tx, key: Id, timed: boolean): Promise<void> {
   await tx`select pg_notify('key_changed', ${key})`;
   if (timed) await enqueue(tx, { kind: "key_expiry", key });

@@ -5,7 +5,10 @@ import { isOutage } from "../db/outage.js";
 import type { Db, Sql, Tx } from "../db/sql.js";
 import { accountsBehind, findTransfer, insertTransfer, lagOf, settleAccount } from "./store.js";
 
-/** Accounts of the house, the other side of every transfer. Their balances are summed from the journal. */
+/**
+ * Accounts of the house, the other side of every transfer. Their balances are summed from the
+ * journal.
+ */
 export const HOUSE = {
   deposits: "00000000-0000-0000-0000-000000000001",
   revenue: "00000000-0000-0000-0000-000000000002",
@@ -28,11 +31,13 @@ export interface NewTransfer {
 }
 
 /**
- * Writes a line of the journal, once for its kind and reference. The journal only: where a customer's account is on
- * one side, the caller locks it first and moves its `posted` in the same transaction, unless this was a repeat.
+ * Writes a line of the journal, once for its kind and reference. The journal only: where a
+ * customer's account is on one side, the caller locks it first and moves its `posted` in the same
+ * transaction, unless this was a repeat.
  *
  * @returns the line's id, and whether it had been posted before
- * @throws idempotency_conflict  the reference was posted with another amount or between other accounts
+ * @throws idempotency_conflict the reference was posted with another amount or between other
+ *   accounts
  */
 export async function postTransfer(
   tx: Tx,
@@ -79,9 +84,10 @@ const PAGE = 200;
 const FIRST: Id = "00000000-0000-0000-0000-000000000000";
 
 /**
- * Posts captured usage of a shard's accounts to the journal: one pass over the accounts that have any, each post a
- * transaction of its own that touches one customer's account. Exactly once whatever runs beside it or again, by the
- * account's watermark. An account that cannot be posted is set aside in the answer and stops no other.
+ * Posts captured usage of a shard's accounts to the journal: one pass over the accounts that have
+ * any, each post a transaction of its own that touches one customer's account. Exactly once
+ * whatever runs beside it or again, by the account's watermark. An account that cannot be posted is
+ * set aside in the answer and stops no other.
  *
  * @throws when the database is away; what was posted before that stays posted
  */
@@ -142,7 +148,10 @@ async function settleFully(
   return all;
 }
 
-/** How far the journal is behind the captures, over all shards: accounts, records, age of the oldest in seconds. */
+/**
+ * How far the journal is behind the captures, over all shards: accounts, records, age of the oldest
+ * in seconds.
+ */
 export async function settlementLag(
   db: Db,
 ): Promise<{ accounts: number; behind: bigint; oldestSeconds: number }> {

@@ -58,8 +58,10 @@ export async function lagOf(db: Db, shard: number | null) {
              coalesce(sum(a.usage_seq - a.settled_seq), 0)::bigint as behind,
              coalesce(greatest(0, max(extract(epoch from keytoll_clock() - (
                select h.ended_at from ended_hold h
-                where h.account_id = a.id and h.usage_seq = a.settled_seq + 1)))), 0)::int as "oldestSeconds"
+                where h.account_id = a.id and h.usage_seq = a.settled_seq + 1)))),
+                  0)::int as "oldestSeconds"
         from account a
-       where a.usage_seq > a.settled_seq and (${shard}::int is null or shard_of(a.id) = ${shard}::int)`,
+       where a.usage_seq > a.settled_seq and (${shard}::int is null
+         or shard_of(a.id) = ${shard}::int)`,
   );
 }

@@ -21,8 +21,8 @@ const MAX_TOKENS = 2_147_483_647;
 const TTL = MINUTE;
 
 /**
- * Sets the price of a model from now on: a new version, or the present one where nothing differs. Holds keep the
- * version that they were authorized with.
+ * Sets the price of a model from now on: a new version, or the present one where nothing differs.
+ * Holds keep the version that they were authorized with.
  *
  * @throws invalid_request_error  by the field's name
  */
@@ -58,7 +58,10 @@ export interface PriceBook {
   stop(): Promise<void>;
 }
 
-/** The prices in force, kept in memory and read again when Postgres tells of a change, or after a minute. */
+/**
+ * The prices in force, kept in memory and read again when Postgres tells of a change, or after a
+ * minute.
+ */
 export function createPriceBook(sql: Sql): PriceBook {
   let book: { prices: Map<string, Price>; readAt: number } | undefined;
   let reading: Promise<Map<string, Price>> | undefined;

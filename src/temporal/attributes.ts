@@ -6,7 +6,10 @@ const KEYWORD = 2;
 /** gRPC. */
 const ALREADY_EXISTS = 6;
 
-/** Registers the search attributes that are missing, so that operators can look for accounts, keys and periods. */
+/**
+ * Registers the search attributes that are missing, so that operators can look for accounts, keys
+ * and periods.
+ */
 export async function ensureSearchAttributes(client: Client): Promise<void> {
   const { namespace } = client.options;
   const { operatorService } = client.connection;

@@ -11,8 +11,9 @@ const SDK = createRequire(import.meta.url)("@temporalio/worker/package.json") as
 };
 
 /**
- * Bundles the workflows' code for a worker, or takes the bundle of an earlier start where nothing has changed since.
- * It is never minified (that renames workflows) and keeps its inline source map (a worker hangs without).
+ * Bundles the workflows' code for a worker, or takes the bundle of an earlier start where nothing
+ * has changed since. It is never minified (that renames workflows) and keeps its inline source map
+ * (a worker hangs without).
  *
  * @param dataDir folder of ours that survives a restart
  * @returns path of the bundle

@@ -24,13 +24,16 @@ export function openClient({ address, namespace }: Place): OpenClient {
   const connection = Connection.lazy({
     address,
     channelArgs: { "grpc.max_reconnect_backoff_ms": LONGEST_PAUSE },
-    // No retries of the client's own: whoever calls tries again, and learns at once that Temporal is away
+    // No retries of the client's own: whoever calls tries again, and learns at once that Temporal
+    // is away
     interceptors: [],
   });
   return { client: new Client({ connection, namespace }), close: () => connection.close() };
 }
 
-/** True for an error that says nothing of what was asked, only that Temporal did not answer it now. */
+/**
+ * True for an error that says nothing of what was asked, only that Temporal did not answer it now.
+ */
 export function isAway(error: unknown): boolean {
   if (error instanceof NamespaceNotFoundError) return true;
   if (isGrpcServiceError(error)) return AWAY.has(error.code);

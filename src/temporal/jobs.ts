@@ -11,8 +11,8 @@ import { ensureSearchAttributes } from "./attributes.js";
 import { ensureSchedules, type NewestReset } from "./schedules.js";
 
 /**
- * Makes sure that everything that should run in Temporal does: search attributes, Schedules, settlement. Harmless
- * while it does; where Temporal's database was lost, it starts all anew.
+ * Makes sure that everything that should run in Temporal does: search attributes, Schedules,
+ * settlement. Harmless while it does; where Temporal's database was lost, it starts all anew.
  */
 export async function ensureJobs(client: Client, newestReset: NewestReset): Promise<void> {
   await ensureSearchAttributes(client);

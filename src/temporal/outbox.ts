@@ -1,6 +1,9 @@
 import { type Db, only, type Sql } from "../db/sql.js";
 
-/** Something that Temporal must be told: which job, and the natural key that the job re-reads its row by. */
+/**
+ * Something that Temporal must be told: which job, and the natural key that the job re-reads its
+ * row by.
+ */
 export interface OutboxEntry {
   id: bigint;
   kind: string;
@@ -12,15 +15,18 @@ export interface OutboxEntry {
 /** Channel of Postgres that wakes the relays. */
 export const OUTBOX_CHANNEL = "outbox";
 
-/** Writes an entry in the transaction of the row that it is about; a relay tells Temporal once that is committed. */
+/**
+ * Writes an entry in the transaction of the row that it is about; a relay tells Temporal once that
+ * is committed.
+ */
 export async function enqueue(tx: Db, entry: { kind: string; key: string }): Promise<void> {
   await tx`insert into outbox (kind, key) values (${entry.kind}, ${entry.key})`;
   await tx`select pg_notify(${OUTBOX_CHANNEL}, '')`;
 }
 
 /**
- * Takes up to `limit` entries that are due, for `seconds`: other relays pass them by meanwhile, and take them over
- * should this one die.
+ * Takes up to `limit` entries that are due, for `seconds`: other relays pass them by meanwhile, and
+ * take them over should this one die.
  */
 export async function claim(sql: Sql, limit: number, seconds: number): Promise<OutboxEntry[]> {
   return await sql<OutboxEntry[]>`
@@ -53,7 +59,8 @@ export async function postpone(
 ): Promise<void> {
   await sql`
     update outbox
-       set attempts = attempts + 1, last_error = ${reason.slice(0, 1_000)}, set_aside = ${ms === null},
+       set attempts = attempts + 1, last_error = ${reason.slice(0, 1_000)},
+         set_aside = ${ms === null},
            next_at = keytoll_clock() + ${ms ?? 0} * interval '1 millisecond'
      where id = ${entry.id}`;
 }
@@ -66,7 +73,8 @@ export async function outboxState(
     await db<{ waiting: number; setAside: number; oldestSeconds: number }[]>`
       select (count(*) filter (where not set_aside))::int as waiting,
              (count(*) filter (where set_aside))::int as "setAside",
-             coalesce(extract(epoch from keytoll_clock() - min(created_at) filter (where not set_aside)),
+             coalesce(extract(epoch from keytoll_clock() - min(created_at)
+               filter (where not set_aside)),
                       0)::int as "oldestSeconds"
         from outbox`,
   );

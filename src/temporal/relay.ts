@@ -28,8 +28,9 @@ const AWAY_MS = 2 * SECOND;
 const doubling = (attempts: number): number => Math.min(SECOND * 2 ** attempts, MINUTE);
 
 /**
- * Tells Temporal what is in the outbox, as long as it runs: woken by NOTIFY, and by the clock should that get lost.
- * An entry is claimed for a while, told outside of any transaction, then removed; several relays share the work.
+ * Tells Temporal what is in the outbox, as long as it runs: woken by NOTIFY, and by the clock
+ * should that get lost. An entry is claimed for a while, told outside of any transaction, then
+ * removed; several relays share the work.
  */
 export function startRelay(options: RelayOptions): { stop(): Promise<void> } {
   const { sql, log } = options;

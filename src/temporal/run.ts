@@ -39,7 +39,10 @@ const MEANT = "No workflows registered";
 
 let installed = false;
 
-/** Sets up what all workers of this process share. Only the first call does; a process can have it once. */
+/**
+ * Sets up what all workers of this process share. Only the first call does; a process can have it
+ * once.
+ */
 export function installRuntime(log: Log): void {
   if (installed) return;
   installed = true;
@@ -62,8 +65,9 @@ export function installRuntime(log: Log): void {
 }
 
 /**
- * Runs a worker for each task queue until `signal` aborts, and drains them then. Only the queue of the jobs runs
- * workflows; that of the books has activities of its own, so that nothing else can take their slots.
+ * Runs a worker for each task queue until `signal` aborts, and drains them then. Only the queue of
+ * the jobs runs workflows; that of the books has activities of its own, so that nothing else can
+ * take their slots.
  *
  * @throws when the connection cannot be made or a worker fails
  */

@@ -95,8 +95,9 @@ const RECURRING: Recurring[] = [
 ];
 
 /**
- * Makes the Schedules that are missing and brings the others up to date. One of resets that has to be made anew,
- * because Temporal's database was lost, makes up for the periods since the newest that was reset.
+ * Makes the Schedules that are missing and brings the others up to date. One of resets that has to
+ * be made anew, because Temporal's database was lost, makes up for the periods since the newest
+ * that was reset.
  */
 export async function ensureSchedules(client: Client, newestReset: NewestReset): Promise<void> {
   for (const recurring of RECURRING) {
@@ -109,7 +110,9 @@ export async function ensureSchedules(client: Client, newestReset: NewestReset):
 
 type Options = ScheduleOptions & { action: { memo: { made: string } } };
 
-/** One that is as it should be is left alone, for an update drops what it still had to make up for. */
+/**
+ * One that is as it should be is left alone, for an update drops what it still had to make up for.
+ */
 async function isThere(client: Client, options: Options): Promise<boolean> {
   const handle = client.schedule.getHandle(options.scheduleId);
   try {
@@ -124,7 +127,10 @@ async function isThere(client: Client, options: Options): Promise<boolean> {
   }
 }
 
-/** @param since the period that began then was the last one done; null: there is nothing to make up for */
+/**
+ * @param since the period that began then was the last one done; null: there is nothing to make up
+ * for
+ */
 async function make(client: Client, options: Options, since: Date | null): Promise<void> {
   const missed = since && {
     start: new Date(since.getTime() + SECOND),

@@ -58,7 +58,9 @@ export function outcomeOfRest({ status, json }: RestAnswer): Outcome {
   return { status, reason: error.code ?? JSON.stringify(json), param: error.param };
 }
 
-/** Connect's own names of the codes are gRPC's in lower case; the HTTP status follows from the code. */
+/**
+ * Connect's own names of the codes are gRPC's in lower case; the HTTP status follows from the code.
+ */
 const CONNECT_HTTP: Record<string, number> = {
   invalid_argument: 400,
   failed_precondition: 400,

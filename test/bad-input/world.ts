@@ -11,8 +11,8 @@ export type Credential = keyof World["credentials"];
 const HOUR = 3_600_000;
 
 /**
- * A running gateway with two owners: one with keys and holds in every state, and a stranger whose things the first must never
- * see.
+ * A running gateway with two owners: one with keys and holds in every state, and a stranger whose
+ * things the first must never see.
  */
 export async function buildWorld() {
   const gateway = await startLiveGateway();

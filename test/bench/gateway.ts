@@ -33,8 +33,9 @@ const BODY = JSON.stringify({
 });
 
 /**
- * Measures the whole paid path against a bare proxy in the same run: an upstream that costs next to nothing, node:http in
- * front of undici, and the real gateway with real holds, each a process of its own, under one load generator.
+ * Measures the whole paid path against a bare proxy in the same run: an upstream that costs next to
+ * nothing, node:http in front of undici, and the real gateway with real holds, each a process of
+ * its own, under one load generator.
  */
 export async function benchGateway({ databaseUrl, seconds, concurrency, json }: GatewayBench) {
   const started: ChildProcess[] = [];

@@ -30,9 +30,11 @@ export async function openBooks(sql: Sql): Promise<Books> {
     insert into management_key (id, account_id, name, hint, created_at, updated_at)
     values (${manager}, ${account}, 'bench', 'gm-', now(), now())`;
   await sql`
-    insert into child_key (id, account_id, management_key_id, name, hint, day, month, limit_daily, limit_monthly,
+    insert into child_key (id, account_id, management_key_id, name, hint, day, month, limit_daily,
+      limit_monthly,
                            created_at, updated_at)
-    select id, ${account}, ${manager}, 'bench', 'gc-', current_date, date_trunc('month', now())::date,
+    select id, ${account}, ${manager}, 'bench', 'gc-', current_date, date_trunc('month',
+      now())::date,
            ${10n ** 15n}, ${10n ** 16n}, now(), now()
       from unnest(${children}::uuid[]) id`;
   return { account, children };
@@ -151,7 +153,8 @@ async function authorizeAlone(
     const [c] = await tx`
       select limit_daily, limit_monthly, status, expires_at,
              case when day >= current_date then used_daily else 0 end as used_daily,
-             case when month >= date_trunc('month', now())::date then used_monthly else 0 end as used_monthly
+             case when month >= date_trunc('month',
+               now())::date then used_monthly else 0 end as used_monthly
         from child_key where id = ${child} for update`;
     if (a?.posted - a?.accrued - a?.held < amount) throw new Error("balance");
     if (c?.used_daily + amount > c?.limit_daily || c?.used_monthly + amount > c?.limit_monthly) {
@@ -176,15 +179,19 @@ async function captureAlone(sql: Sql, { account, id }: HoldRequest, cost: bigint
       await tx`delete from open_hold where account_id = ${account} and id = ${id} returning *`;
     const back = h?.amount - cost;
     await tx`
-      update account set held = held - ${h?.amount}, accrued = accrued + ${cost}, usage_seq = usage_seq + 1
+      update account set held = held - ${h?.amount}, accrued = accrued + ${cost},
+        usage_seq = usage_seq + 1
        where id = ${account}`;
     await tx`
       update child_key set used_daily = used_daily - ${back}, used_monthly = used_monthly - ${back},
-             used_total = used_total - ${back}, held = held - ${h?.amount}, requests_total = requests_total + 1
+             used_total = used_total - ${back}, held = held - ${h?.amount},
+               requests_total = requests_total + 1
        where id = ${h?.child_key_id}`;
     await tx`
-      insert into ended_hold values (${account}, ${id}, 0, ${h?.child_key_id}, ${h?.amount}, ${cost}, 'captured',
-        ${h?.day}, ${h?.month}, ${h?.authorized_at}, now(), 1, 2, 'bench', 1, ${a?.usage_seq + 1n}, ${cost},
+      insert into ended_hold values (${account}, ${id}, 0, ${h?.child_key_id}, ${h?.amount},
+        ${cost}, 'captured',
+        ${h?.day}, ${h?.month}, ${h?.authorized_at}, now(), 1, 2, 'bench', 1, ${a?.usage_seq + 1n},
+          ${cost},
         10, 20, false)`;
   });
 }

@@ -99,7 +99,10 @@ async function flatOut(work: () => Promise<void>, isOver: () => boolean): Promis
   while (!isOver()) await work();
 }
 
-/** Starts a call each 1/rate seconds, on the connection that was idle longest: none may be closed for idling. */
+/**
+ * Starts a call each 1/rate seconds, on the connection that was idle longest: none may be closed
+ * for idling.
+ */
 async function evenly(
   calls: Call[],
   rate: number,

@@ -11,7 +11,8 @@ const USAGE = `Usage: npm run bench -- holds|cycles|gateway [--seconds N] [--con
   gateway   paid requests a second through a gateway, against a bare node:http + undici proxy
 
 At 64 concurrent (gateway: 256 connections) where nothing else is said.
-Each starts what it needs, from empty tables, and measures its baseline in the same run. --json ends with
+Each starts what it needs, from empty tables,
+  and measures its baseline in the same run. --json ends with
 one JSON object.`;
 
 interface Load {

@@ -1,6 +1,9 @@
 import { type AddressInfo, createServer, type Socket } from "node:net";
 
-/** One answer of 1 KB in the wire format, written beforehand: nothing but the sockets costs time here. */
+/**
+ * One answer of 1 KB in the wire format, written beforehand: nothing but the sockets costs time
+ * here.
+ */
 const BODY = JSON.stringify({
   id: "chatcmpl-AbCdEf0123456789AbCdEf012345",
   object: "chat.completion",
@@ -32,7 +35,9 @@ const ANSWER = Buffer.from(
 const HEAD_END = Buffer.from("\r\n\r\n");
 const LENGTH = /content-length: *([0-9]+)/i;
 
-/** Answers each request as soon as its body is there; requests come one at a time on a connection. */
+/**
+ * Answers each request as soon as its body is there; requests come one at a time on a connection.
+ */
 function serve(socket: Socket): void {
   let bytes = Buffer.alloc(0);
   socket.setNoDelay(true);

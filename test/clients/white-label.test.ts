@@ -23,7 +23,10 @@ beforeAll(async () => {
 });
 afterAll(() => gateway?.close());
 
-/** What the demo upstream says of itself, where it is, and the network that a child's client must not learn of. */
+/**
+ * What the demo upstream says of itself, where it is, and the network that a child's client must
+ * not learn of.
+ */
 const tellTale = () =>
   new RegExp(
     [

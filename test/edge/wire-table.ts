@@ -21,7 +21,9 @@ const notFound = async () => {
   throw refuse("not_found");
 };
 
-/** Handlers without a database: enough to see what each wire makes of answers, refusals and streams. */
+/**
+ * Handlers without a database: enough to see what each wire makes of answers, refusals and streams.
+ */
 export function aTable(seen: Seen): ServiceTable {
   return [
     service(HoldService, {

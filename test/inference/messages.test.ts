@@ -8,7 +8,10 @@ const schema = CreateChatCompletionRequestSchema;
 const asked = { model: "demo/fast", messages: [{ role: "user", content: "hi" }] };
 const MARK = 1.2345678901234567;
 
-/** As it comes from a wire, with another number in the place of MARK: what no client of ours would encode. */
+/**
+ * As it comes from a wire, with another number in the place of MARK: what no client of ours would
+ * encode.
+ */
 function received(fields: MessageInitShape<typeof schema>, number: number) {
   const bytes = Buffer.from(toBinary(schema, create(schema, { ...asked, ...fields })));
   const mark = Buffer.alloc(8);

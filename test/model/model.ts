@@ -1,4 +1,7 @@
-/** A page of plain arithmetic that says what the database must do. It knows nothing of batches, locks or SQL. */
+/**
+ * A page of plain arithmetic that says what the database must do. It knows nothing of batches,
+ * locks or SQL.
+ */
 
 export interface ModelChild {
   status: "active" | "disabled";

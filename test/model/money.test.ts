@@ -148,9 +148,11 @@ async function newWorld(): Promise<World> {
     values (${manager}, ${account}, 'm', 'gm-', 'epoch', 'epoch')`;
   for (const key of children) {
     await sql`
-      insert into child_key (id, account_id, management_key_id, name, hint, day, month, limit_daily, limit_monthly,
+      insert into child_key (id, account_id, management_key_id, name, hint, day, month,
+        limit_daily, limit_monthly,
                              created_at, updated_at)
-      values (${key}, ${account}, ${manager}, 'c', 'gc-', '2026-11-29', '2026-11-01', 100, 180, 'epoch', 'epoch')`;
+      values (${key}, ${account}, ${manager}, 'c', 'gc-', '2026-11-29', '2026-11-01', 100, 180,
+        'epoch', 'epoch')`;
     await sql`insert into child_limit values (${key}, 'epoch', 100, 180, null)`;
   }
   const truth = model.emptyModel(
@@ -165,7 +167,8 @@ const setClock = (at: number) => sql`update test_clock set at = ${new Date(at)}`
 async function credit(account: string, more: bigint): Promise<void> {
   await sql.begin(async (tx) => {
     await tx`
-      insert into transfer values (${newId()}, '00000000-0000-0000-0000-000000000001', ${account}, ${more}, 'credit',
+      insert into transfer values (${newId()}, '00000000-0000-0000-0000-000000000001', ${account},
+        ${more}, 'credit',
         ${newId()}, clock_timestamp())`;
     await tx`update account set posted = posted + ${more} where id = ${account}`;
   });
@@ -348,10 +351,12 @@ async function changeLimits(
   const key = world.children[child] ?? "";
   await change(world, async (tx, at) => {
     await tx`
-      update child_key set limit_daily = ${daily}, limit_monthly = ${monthly}, limit_total = ${total}
+      update child_key set limit_daily = ${daily}, limit_monthly = ${monthly},
+        limit_total = ${total}
        where id = ${key}`;
     await tx`
-      insert into child_limit values (${key}, ${at}::text::timestamptz, ${daily}, ${monthly}, ${total})`;
+      insert into child_limit values (${key}, ${at}::text::timestamptz, ${daily}, ${monthly},
+        ${total})`;
   });
   Object.assign(world.truth.children[child] ?? {}, { daily, monthly, total });
 }
@@ -366,7 +371,8 @@ async function compare(world: World): Promise<void> {
     usage_seq: world.truth.usageSeq,
   });
   const rows = await sql`
-    select id, day, month, used_daily, used_monthly, used_total from child_key where account_id = ${world.account}`;
+    select id, day, month, used_daily, used_monthly, used_total from child_key
+      where account_id = ${world.account}`;
   for (const row of rows) {
     const i = world.children.indexOf(row.id);
     expect(row.used_total).toBe(model.usedOf(world.truth, i, () => true));

@@ -7,10 +7,12 @@ import { fileURLToPath } from "node:url";
 const BUF = fileURLToPath(new URL("../../node_modules/.bin/buf", import.meta.url));
 
 /**
- * Compares proto/ with the commit before it: with HEAD where proto/ has changes that are not committed, else with HEAD's parent.
+ * Compares proto/ with the commit before it: with HEAD where proto/ has changes that are not
+ * committed, else with HEAD's parent.
  *
  * @param root work tree of a git repository with buf.yaml and proto/
- * @returns ok, and what to tell: each break with its place, or why there was nothing to compare with
+ * @returns ok, and what to tell: each break with its place, or why there was nothing to compare
+ *   with
  */
 export function compareWithPrevious(root: string): { ok: boolean; text: string } {
   const commit = previousCommit(root);

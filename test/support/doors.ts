@@ -27,7 +27,9 @@ export const PASSWORD = "correct horse battery";
 
 type Doors = Awaited<ReturnType<typeof openDoors>>;
 
-/** The handlers of accounts, keys and the operator on a database of their own, called in process. */
+/**
+ * The handlers of accounts, keys and the operator on a database of their own, called in process.
+ */
 export async function openDoors() {
   const database = await freshDatabase();
   const sql = connect(database.url, { name: "test", max: 5 });

@@ -31,8 +31,8 @@ const NO_LIMITS: ChildFields = {
 export type TestGateway = Awaited<ReturnType<typeof startTestGateway>>;
 
 /**
- * The gateway as `keytoll serve` runs it, on free ports and a database of its own, with an owner who has 0.1 GNK, and
- * priced demo models.
+ * The gateway as `keytoll serve` runs it, on free ports and a database of its own, with an owner
+ * who has 0.1 GNK, and priced demo models.
  *
  * @param upstreamUrl base URL of an upstream; a demo upstream when absent
  */

@@ -28,7 +28,10 @@ const TEMPLATE = "keytoll_template";
 
 const say: Say = (line) => console.log(`[services] ${line}`);
 
-/** Starts what the tests run on, on free ports and in a fresh folder; a guardian ends it even after a kill -9. */
+/**
+ * Starts what the tests run on, on free ports and in a fresh folder; a guardian ends it even after
+ * a kill -9.
+ */
 export default async function startServices(project: TestProject): Promise<() => Promise<void>> {
   process.env.TZ = "UTC";
   const dataDir = mkdtempSync(join(tmpdir(), "keytoll-test-"));

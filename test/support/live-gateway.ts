@@ -39,7 +39,10 @@ export const environment = (databaseUrl: string, upstreamUrl: string) => ({
   KEYTOLL_UPSTREAM_KEY: UPSTREAM_KEY,
 });
 
-/** The whole gateway, as `serve` composes it, on free ports, a database of its own and the demo upstream. */
+/**
+ * The whole gateway, as `serve` composes it, on free ports, a database of its own and the demo
+ * upstream.
+ */
 export async function startLiveGateway() {
   const database = await freshDatabase();
   const upstream = await startDemoUpstream({ port: 0, key: UPSTREAM_KEY });

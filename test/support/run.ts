@@ -27,8 +27,9 @@ interface Assertion {
 const tell = (line: string) => console.log(`\n== ${line}`);
 
 /**
- * What `npm test` runs: types, lint, then all tests; with arguments only the tests, and the arguments go to vitest.
- * The last line tells how many passed, failed and were skipped. In CI a skipped test is a failure.
+ * What `npm test` runs: types, lint, then all tests; with arguments only the tests, and the
+ * arguments go to vitest. The last line tells how many passed, failed and were skipped. In CI a
+ * skipped test is a failure.
  */
 async function main(args: string[]): Promise<number> {
   ensureRedis();

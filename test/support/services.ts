@@ -8,8 +8,9 @@ import { SEARCH_ATTRIBUTES } from "../../workflows/contract.js";
 export const temporalAddress = (): string => inject("temporalAddress");
 
 /**
- * Redis for this test file, in a logical database of its own (a file runs in a process of its own, at most two at a
- * time). Undefined where no redis-server is installed: such tests use `describe.skipIf(!redisUrl())`.
+ * Redis for this test file, in a logical database of its own (a file runs in a process of its own,
+ * at most two at a time). Undefined where no redis-server is installed: such tests use
+ * `describe.skipIf(!redisUrl())`.
  */
 export function redisUrl(): string | undefined {
   const url = inject("redisUrl");

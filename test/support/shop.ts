@@ -36,7 +36,10 @@ export interface Shop {
 
 const PAID_IN = 5_000_000_000n;
 
-/** Registers an owner, pays in 5 GNK from the command line, and makes a management key and a child key. */
+/**
+ * Registers an owner, pays in 5 GNK from the command line, and makes a management key and a child
+ * key.
+ */
 export async function openShop(system: System, email: string, fields: object = {}): Promise<Shop> {
   const call = callerOf(system.ready.http);
   const password = "correct horse battery";

@@ -23,7 +23,8 @@ import {
   within,
 } from "./world.js";
 
-// Run by record.ts: lets every workflow go its ways once and keeps the histories for replay.test.ts.
+// Run by record.ts: lets every workflow go its ways once and keeps the histories for
+// replay.test.ts.
 
 const FOLDER = new URL("./histories/", import.meta.url);
 

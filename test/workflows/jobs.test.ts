@@ -91,7 +91,8 @@ test("starting a limit reset by hand, twice, leaves one reset of today and chang
 
 test("holds past their deadline end by themselves: charged for what was streamed, or given back", async () => {
   const { sql, holds } = world;
-  // Sweeping waits a while after a start of Postgres, and the one of the tests has just been started
+  // Sweeping waits a while after a start of Postgres, and the one of the tests has just been
+  // started
   await sql.unsafe(`
     create function public.pg_postmaster_start_time() returns timestamptz language sql
       as $$ select '2026-01-01T00:00:00Z'::timestamptz $$;
@@ -138,6 +139,7 @@ test("the months ahead have their partitions", async () => {
 async function newestPartition(): Promise<string> {
   const [row] = await world.sql<{ name: string }[]>`
     select relname as name from pg_class
-     where relispartition and relkind = 'r' and relname like 'ended_hold_2%' order by 1 desc limit 1`;
+     where relispartition and relkind = 'r' and relname like 'ended_hold_2%'
+       order by 1 desc limit 1`;
   return row?.name ?? "";
 }

@@ -155,8 +155,10 @@ test("the sweep records thousands of expiries that no workflow knows, child and 
   const expired = new Date("2026-01-01T00:00:00Z");
   await world.sql`
     insert into child_key
-      (id, account_id, management_key_id, name, hint, expires_at, day, month, created_at, updated_at)
-    select gen_random_uuid(), ${account}, ${managementKey}, 'swept', 'gc-…', ${expired}::timestamptz +
+      (id, account_id, management_key_id, name, hint, expires_at, day, month, created_at,
+        updated_at)
+    select gen_random_uuid(), ${account}, ${managementKey}, 'swept', 'gc-…',
+      ${expired}::timestamptz +
            i * interval '1 second', now(), now(), now(), now() from generate_series(1, 1300) i`;
   await world.sql`update management_key set expires_at = ${expired} where id = ${managementKey}`;
 

@@ -28,7 +28,8 @@ let a: TestChild;
 let b: TestChild;
 let openId: string;
 
-// Three days of use in another year, seen by a clock of our own; the tests below go through them in order
+// Three days of use in another year, seen by a clock of our own; the tests below go through them in
+// order
 beforeAll(async () => {
   world = await aWorld();
   const { sql, holds } = world;
@@ -117,7 +118,8 @@ test("missed days are each their own run, in order, with their own sums", async 
 
 test("rolling empties the day's counter only, and a hold from before midnight ends right after it", async () => {
   const counters = () => world.sql`
-    select day, used_daily::int as daily, month, used_monthly::int as monthly, used_total::int as total,
+    select day, used_daily::int as daily, month, used_monthly::int as monthly,
+      used_total::int as total,
            held::int from child_key where id in (${a.child}, ${b.child}) order by created_at`;
   const today = { day: "2026-03-11", daily: 0, month: "2026-03-01" };
   expect(await counters()).toEqual([

@@ -97,7 +97,8 @@ export async function aChild(
     values (${managementKey}, ${account}, 'My SaaS', 'gm-…test', now(), now())`;
   await sql`
     insert into child_key
-      (id, account_id, management_key_id, name, hint, expires_at, day, month, created_at, updated_at)
+      (id, account_id, management_key_id, name, hint, expires_at, day, month, created_at,
+        updated_at)
     values (${child}, ${account}, ${managementKey}, ${name}, ${hint}, ${expiresAt},
             (keytoll_clock() at time zone 'UTC')::date,
             date_trunc('month', keytoll_clock() at time zone 'UTC')::date, now(), now())`;

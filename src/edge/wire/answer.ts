@@ -18,8 +18,9 @@ export function sendJson(
 }
 
 /**
- * Answers with a refusal as `{"error": {message, type, code, param?, ...facts}}`. Anything but a Refusal is logged and becomes
- * "internal error". Where the answer has begun already, or the caller is gone, the connection is cut instead.
+ * Answers with a refusal as `{"error": {message, type, code, param?, ...facts}}`. Anything but a
+ * Refusal is logged and becomes "internal error". Where the answer has begun already, or the caller
+ * is gone, the connection is cut instead.
  */
 export function sendError(
   response: ServerResponse,
@@ -57,7 +58,8 @@ function errorBody({ reason, message, meaning, details }: Refusal): Record<strin
 }
 
 /**
- * Reads a whole body. Where it is too large, the connection closes after the answer: the rest of it is never read.
+ * Reads a whole body. Where it is too large, the connection closes after the answer: the rest of it
+ * is never read.
  *
  * @throws request_too_large  more than `limit` bytes, declared or sent
  */
@@ -74,7 +76,10 @@ export async function readBody(
   throw refuse("request_too_large", { message: `the request body is larger than ${limit} bytes` });
 }
 
-/** All bytes of a request; undefined where they are more than `limit`. By events: an iterator costs a multiple. */
+/**
+ * All bytes of a request; undefined where they are more than `limit`. By events: an iterator costs
+ * a multiple.
+ */
 function collect(request: IncomingMessage, limit: number): Promise<Buffer | undefined> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];

@@ -29,13 +29,14 @@ export interface ConnectDoor {
 }
 
 /**
- * Serves the table by Connect, gRPC and gRPC-web, told apart by content type, over HTTP/1.1 and HTTP/2.
- * Messages up to 10 MiB; JSON fields that the request does not have are refused by name.
+ * Serves the table by Connect, gRPC and gRPC-web, told apart by content type, over HTTP/1.1 and
+ * HTTP/2. Messages up to 10 MiB; JSON fields that the request does not have are refused by name.
  */
 export function connectHandler({ services, log, fallback, shutdown }: ConnectDoor) {
   const adapter = connectNodeAdapter({
     routes: (router) => addRoutes(router, services, log),
-    // Over HTTP/2 these are node's compatibility objects, which our doors use like those of HTTP/1.1.
+    // Over HTTP/2 these are node's compatibility objects, which our doors use like those of
+    // HTTP/1.1.
     fallback: (request, response) =>
       fallback(request as IncomingMessage, response as ServerResponse),
     contextValues: (request) =>

@@ -18,11 +18,12 @@ const INT32_MAX = 2_147_483_647;
 const UTC = /^(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})(?:\.\d{1,9})?(?:Z|\+00:00)$/;
 
 /**
- * Reads a REST body into a message: snake_case names, amounts as decimal strings, times as ISO 8601 UTC, enums as short
- * words (`"read_only"`), null for what is absent.
+ * Reads a REST body into a message: snake_case names, amounts as decimal strings, times as ISO 8601
+ * UTC, enums as short words (`"read_only"`), null for what is absent.
  *
  * @param accepts names of the fields that the body may have; all when absent
- * @throws invalid_request_error naming the field with its path: unknown, of the wrong type, out of range
+ * @throws invalid_request_error naming the field with its path: unknown, of the wrong type, out of
+ *   range
  */
 export function fromRest<Desc extends DescMessage>(
   schema: Desc,
@@ -164,7 +165,10 @@ function readScalar(type: ScalarType, value: JsonValue, path: string): unknown {
   }
 }
 
-/** Postgres has no text with the character U+0000, and neither it nor protobuf one with half a surrogate pair. */
+/**
+ * Postgres has no text with the character U+0000, and neither it nor protobuf one with half a
+ * surrogate pair.
+ */
 function checkStorable(text: string, path: string): void {
   if (text.includes("\0")) throw refuseField(path, "must not contain the character U+0000");
   if (/\p{Cs}/u.test(text)) throw refuseField(path, "must not contain half a surrogate pair");

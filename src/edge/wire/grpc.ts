@@ -44,9 +44,11 @@ export interface GrpcDoor {
 }
 
 /**
- * Serves the table by gRPC on a port of its own: some seven times the calls a second of the shared port.
+ * Serves the table by gRPC on a port of its own: some seven times the calls a second of the shared
+ * port.
  *
- * @returns the port in use, and `close`, which lets running calls end for up to `graceMs` and then cuts them
+ * @returns the port in use, and `close`, which lets running calls end for up to `graceMs` and then
+ *   cuts them
  * @throws Error that names the port and GRPC_PORT where it is taken
  */
 export async function listenGrpc({ services, log, port, host }: GrpcDoor) {
@@ -84,7 +86,10 @@ function closeGrpc(server: Server, graceMs: number): Promise<void> {
   });
 }
 
-/** Requests stay bytes until their handler runs: what fails in this library's own reading is told as INTERNAL. */
+/**
+ * Requests stay bytes until their handler runs: what fails in this library's own reading is told as
+ * INTERNAL.
+ */
 type Definition = MethodDefinition<Buffer, Message>;
 
 function definitionOf(endpoints: readonly Endpoint[]): Record<string, Definition> {

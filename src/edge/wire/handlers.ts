@@ -36,7 +36,9 @@ export type DuplexCall<I, O> = (
   caller: CallContext,
 ) => AsyncIterable<O>;
 
-/** The handler that a method of a service needs: `Handler<typeof KeyService.method.getChildKey>`. */
+/**
+ * The handler that a method of a service needs: `Handler<typeof KeyService.method.getChildKey>`.
+ */
 export type Handler<M> =
   M extends DescMethodUnary<infer I, infer O>
     ? Call<MessageShape<I>, MessageInitShape<O>>

@@ -7,7 +7,8 @@ const { SERVING, NOT_SERVING, SERVICE_UNKNOWN } = HealthCheckResponse_ServingSta
 const WATCH_INTERVAL = 1 * SECOND;
 
 /**
- * The table with grpc.health.v1. All services stand and fall together: none can work without the database.
+ * The table with grpc.health.v1. All services stand and fall together: none can work without the
+ * database.
  *
  * @param isReady what /readyz answers; must be cheap, probes ask it often
  */

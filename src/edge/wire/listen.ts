@@ -23,15 +23,19 @@ export interface HttpDoor {
 const HEADERS_TIMEOUT = 15 * SECOND;
 /** For the whole request, body included: 10 MiB over a slow line. */
 const REQUEST_TIMEOUT = 120 * SECOND;
-/** Longer than the 60 s after which usual load balancers drop an idle connection, so that they are the ones to. */
+/**
+ * Longer than the 60 s after which usual load balancers drop an idle connection, so that they are
+ * the ones to.
+ */
 const KEEP_ALIVE = 75 * SECOND;
 const HTTP2_PREFACE = Buffer.from("PRI * HTTP/2.0\r\n");
 
 /**
- * Listens on one port for HTTP/1.1 and HTTP/2 without TLS (gRPC), told apart by the first bytes of a connection.
+ * Listens on one port for HTTP/1.1 and HTTP/2 without TLS (gRPC), told apart by the first bytes of
+ * a connection.
  *
- * @returns the port in use, and `close`: accepts nothing more, ends idle connections, lets running requests end for up to
- *   `graceMs` and then cuts them
+ * @returns the port in use, and `close`: accepts nothing more, ends idle connections, lets running
+ *   requests end for up to `graceMs` and then cuts them
  * @throws Error that names the port and its variable where it is taken
  */
 export async function listen(door: HttpDoor) {
@@ -61,8 +65,9 @@ type Http1 = ReturnType<typeof createServer>;
 type Http2 = ReturnType<typeof createHttp2Server>;
 
 /**
- * Drops what is unread of a request that is answered. A stream with unread bytes never ends, and a session that waits for
- * it doesn't notice that its connection did. Once our last byte is out, trailers included, the client is told to send no more.
+ * Drops what is unread of a request that is answered. A stream with unread bytes never ends, and a
+ * session that waits for it doesn't notice that its connection did. Once our last byte is out,
+ * trailers included, the client is told to send no more.
  */
 function dropRest(request: Http2ServerRequest): void {
   const { stream } = request;
@@ -70,7 +75,10 @@ function dropRest(request: Http2ServerRequest): void {
   request.resume();
 }
 
-/** What is open over HTTP/2: a session may be gone before its socket is, and only the socket can be cut. */
+/**
+ * What is open over HTTP/2: a session may be gone before its socket is, and only the socket can be
+ * cut.
+ */
 type Http2Connections = Map<ServerHttp2Session, Socket>;
 
 function followHttp2(http2: Http2): Http2Connections {
@@ -89,8 +97,8 @@ function followHttp2(http2: Http2): Http2Connections {
 }
 
 /**
- * Puts the sniffer before the listener of the server that really listens: one in front of a server that does not would
- * leave it without its header and request timeouts.
+ * Puts the sniffer before the listener of the server that really listens: one in front of a server
+ * that does not would leave it without its header and request timeouts.
  */
 function sniffConnections(http1: Http1, http2: Http2, timeout: number): Set<Socket> {
   const undecided = new Set<Socket>();

@@ -33,8 +33,10 @@ interface RestRequest {
 
 export interface RestRoute {
   verb: Verb;
-  /** Path by segments; one that starts with ":" names the request's field that it fills, a last one with "*" the field
-   * that the rest of the path fills, slashes included. */
+  /**
+   * Path by segments; one that starts with ":" names the request's field that it fills, a last one
+   * with "*" the field that the rest of the path fills, slashes included.
+   */
   segments: readonly string[];
   status: number;
   answer(request: RestRequest, caller: CallContext): Promise<JsonObject>;
@@ -52,9 +54,10 @@ interface RestRule<I extends DescMessage, O extends DescMessage> {
 }
 
 /**
- * A REST route as a caller of the same handler that RPC has. Its path and query fill the named fields, its body the others; a
- * PATCH fills `update_mask` with the keys that its body has (null removes). In the answer a single resource is spread:
- * `{management_key: {id, ...}, key}` becomes `{id, ..., key}`.
+ * A REST route as a caller of the same handler that RPC has. Its path and query fill the named
+ * fields, its body the others; a PATCH fills `update_mask` with the keys that its body has (null
+ * removes). In the answer a single resource is spread: `{management_key: {id, ...}, key}` becomes
+ * `{id, ..., key}`.
  */
 export function restRoute<I extends DescMessage, O extends DescMessage>(
   services: ServiceTable,
@@ -86,8 +89,8 @@ export function restRoute<I extends DescMessage, O extends DescMessage>(
 }
 
 /**
- * Serves routes; whatever is none of them gets 404, a known path with another verb 405 with `Allow`.
- * Bodies up to 1 MiB, read as JSON whatever their content type says.
+ * Serves routes; whatever is none of them gets 404, a known path with another verb 405 with
+ * `Allow`. Bodies up to 1 MiB, read as JSON whatever their content type says.
  */
 export function restHandler(routes: readonly RestRoute[], log: Log) {
   return (request: IncomingMessage, response: ServerResponse): void => {

@@ -25,7 +25,8 @@ export interface RpcFailure {
 }
 
 /**
- * Puts an error into RPC's words. What a caller must not learn goes to the log, with the request id that finds it.
+ * Puts an error into RPC's words. What a caller must not learn goes to the log, with the request id
+ * that finds it.
  *
  * @returns Code.Canceled without details where the caller is gone already: nobody reads that answer
  */

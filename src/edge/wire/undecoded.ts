@@ -17,12 +17,15 @@ const PROBLEMS: { says: RegExp; problem: (rest: string) => string }[] = [
   { says: /^cannot decode field [\w.]+\.(\w+) from JSON: (.*)$/s, problem: withoutValue },
 ];
 
-/** Of enums, times and other messages it names only the type: the field is known where it is the only one of it. */
+/**
+ * Of enums, times and other messages it names only the type: the field is known where it is the
+ * only one of it.
+ */
 const TYPE_ONLY = /^cannot decode (?:enum|message) ([\w.]+) from JSON: /;
 
 /**
- * Gives requests that Connect could not read the same details as every other refusal: they fail before any handler of ours
- * could say why. Replaces the handlers of the router.
+ * Gives requests that Connect could not read the same details as every other refusal: they fail
+ * before any handler of ours could say why. Replaces the handlers of the router.
  */
 export function explainUndecoded({ handlers }: ConnectRouter): void {
   const explained = handlers.map((handler) => {

@@ -1,1 +1,0 @@
-export { type Backlog, readBacklog } from "./store.js";
