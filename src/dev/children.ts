@@ -4,7 +4,14 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { SECOND } from "../base/time.js";
 import type { Kind } from "./endings.js";
-import { identify, lastLines, nodeArgs, type Process, type Service } from "./processes.js";
+import {
+  GATEWAY_FLAGS,
+  identify,
+  lastLines,
+  nodeArgs,
+  type Process,
+  type Service,
+} from "./processes.js";
 import type { Say } from "./progress.js";
 
 /** One of our own verbs as a process beside us. It says over IPC when it can be used, and where. */
@@ -39,11 +46,16 @@ export async function startChild<Ready>(options: ChildOptions): Promise<Child<Re
   const log = join(dataDir, "logs", `${verb}.log`);
   const file = openSync(log, "a", 0o600);
   const stopFollowing = follow(log, (line) => tellWarning(verb, line, say));
-  const child = spawn(process.execPath, [...nodeArgs(MAIN), verb, ...(options.args ?? [])], {
-    detached: true,
-    stdio: ["ignore", file, file, "ipc"],
-    env: options.env,
-  });
+  const flags = verb === "serve" ? GATEWAY_FLAGS : [];
+  const child = spawn(
+    process.execPath,
+    [...flags, ...nodeArgs(MAIN), verb, ...(options.args ?? [])],
+    {
+      detached: true,
+      stdio: ["ignore", file, file, "ipc"],
+      env: options.env,
+    },
+  );
   closeSync(file);
   const it = identify(child.pid ?? 0);
   options.watch(it);

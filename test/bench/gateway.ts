@@ -5,7 +5,7 @@ import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
 import { creditAccount, register } from "../../src/accounts/accounts.js";
 import { connect, type Sql } from "../../src/db/sql.js";
-import { nodeArgs } from "../../src/dev/processes.js";
+import { GATEWAY_FLAGS, nodeArgs } from "../../src/dev/processes.js";
 import { createChildKey } from "../../src/keys/child-keys.js";
 import { createManagementKey } from "../../src/keys/management-keys.js";
 import { setModelPrice } from "../../src/pricing/prices.js";
@@ -186,7 +186,8 @@ async function generate(load: Load): Promise<LoadFigures> {
 
 function startProcess(file: string, args: string[], env = process.env): ChildProcess {
   const path = fileURLToPath(new URL(file, import.meta.url));
-  return spawn(process.execPath, [...nodeArgs(path), ...args], {
+  const flags = args[0] === "serve" ? GATEWAY_FLAGS : [];
+  return spawn(process.execPath, [...flags, ...nodeArgs(path), ...args], {
     stdio: ["ignore", "inherit", "inherit", "ipc"],
     env,
   });
