@@ -2,9 +2,9 @@ import { isDeepStrictEqual } from "node:util";
 import { refuse } from "../base/errors.js";
 import type { Id } from "../base/ids.js";
 import { SECOND } from "../base/time.js";
-import { lockForChange } from "../db/change.js";
+import { lockForChange, recordAudit } from "../db/change.js";
 import { type Db, inTransaction, type Tx } from "../db/sql.js";
-import type { ManagementCaller, Manager } from "./caller.js";
+import { actorOf, type ManagementCaller, type Manager } from "./caller.js";
 import { works } from "./key.js";
 import { hashSecret, hintOf, type KeyKind, nameOfPepper, newSecret } from "./secret.js";
 import { findManagement } from "./store-management.js";
@@ -67,3 +67,16 @@ export async function mintSecret(
 /** When the grace of a replaced secret ends; null where there is none. */
 export const graceEnd = (at: Date, graceSeconds: number): Date | null =>
   graceSeconds === 0 ? null : new Date(at.getTime() + graceSeconds * SECOND);
+
+/** Notes what a manager did to a key, in the transaction of the change. */
+export async function audit(
+  tx: Tx,
+  manager: Manager,
+  at: Date,
+  action: string,
+  subject: Id,
+  change: Record<string, unknown>,
+): Promise<void> {
+  const { account } = manager;
+  await recordAudit(tx, { account, at, actor: actorOf(manager), action, subject, change });
+}

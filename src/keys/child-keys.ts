@@ -1,10 +1,9 @@
 import { refuse } from "../base/errors.js";
 import { type Page, type Paged, toPage } from "../base/field.js";
 import { type Id, newId } from "../base/ids.js";
-import { recordAudit } from "../db/change.js";
 import type { Db, Sql, Tx } from "../db/sql.js";
-import { actorOf, type ChildCaller, type Manager } from "./caller.js";
-import { changeKeys, differences, graceEnd, mintSecret, refuseOthers } from "./changes.js";
+import type { ChildCaller, Manager } from "./caller.js";
+import { audit, changeKeys, differences, graceEnd, mintSecret, refuseOthers } from "./changes.js";
 import { checkChildFields, checkExpiry, checkGrace } from "./fields.js";
 import type { ChildFields, ChildKey } from "./key.js";
 import { getManagementKey } from "./management-keys.js";
@@ -165,16 +164,4 @@ async function findUndeleted(tx: Tx, manager: Manager, ref: ChildRef): Promise<C
   const child = await getChildKey(tx, manager, ref);
   if (child.shownStatus === "deleted") throw refuse("not_found");
   return child;
-}
-
-async function audit(
-  tx: Tx,
-  manager: Manager,
-  at: Date,
-  action: string,
-  subject: Id,
-  change: Record<string, unknown>,
-): Promise<void> {
-  const { account } = manager;
-  await recordAudit(tx, { account, at, actor: actorOf(manager), action, subject, change });
 }

@@ -1,10 +1,9 @@
 import { refuse } from "../base/errors.js";
 import { type Page, type Paged, toPage } from "../base/field.js";
 import { type Id, newId } from "../base/ids.js";
-import { recordAudit } from "../db/change.js";
 import type { Db, Sql, Tx } from "../db/sql.js";
-import { type Access, actorOf, type Manager, type OwnerCaller } from "./caller.js";
-import { changeKeys, differences, graceEnd, mintSecret, refuseOthers } from "./changes.js";
+import type { Access, Manager, OwnerCaller } from "./caller.js";
+import { audit, changeKeys, differences, graceEnd, mintSecret, refuseOthers } from "./changes.js";
 import { checkExpiry, checkGrace, checkName } from "./fields.js";
 import type { ManagementKey } from "./key.js";
 import {
@@ -155,16 +154,4 @@ async function findUndeleted(tx: Tx, manager: Manager, id: Id): Promise<Manageme
   const key = await getManagementKey(tx, manager, id);
   if (key.status === "deleted") throw refuse("not_found");
   return key;
-}
-
-async function audit(
-  tx: Tx,
-  manager: Manager,
-  at: Date,
-  action: string,
-  subject: Id,
-  change: Record<string, unknown>,
-): Promise<void> {
-  const { account } = manager;
-  await recordAudit(tx, { account, at, actor: actorOf(manager), action, subject, change });
 }
