@@ -7,7 +7,8 @@ const LOCK = 4_711_001;
 
 /**
  * Brings the database to the newest schema. Each migration is one transaction with its entry in
- * `schema_migration`, so that a killed migration leaves either all of it or nothing.
+ * `schema_migration`, so that a killed migration leaves either all of it or nothing. Then the
+ * application's role is given its privileges on all that there is, as far as the role exists.
  *
  * @returns names of the migrations that were applied now, in order
  */
@@ -21,6 +22,7 @@ export async function migrate(databaseUrl: string): Promise<string[]> {
     const done = new Set((await sql`select name from schema_migration`).map((row) => row.name));
     const waiting = (await migrationNames()).filter((name) => !done.has(name));
     for (const name of waiting) await apply(sql, name);
+    await sql`select grant_to_application()`;
     return waiting;
   } finally {
     await sql.end({ timeout: 5 });

@@ -16,7 +16,7 @@ export interface PoolOptions {
 
 /**
  * Opens a pool. bigint columns arrive as bigint, dates as they are written (`2026-11-23`), and
- * every session is UTC.
+ * every session is UTC. Hashes are made of dates as ISO writes them, whatever the database prefers.
  */
 export function connect(url: string, { max = 10, name }: PoolOptions): Sql {
   return postgres(url, {
@@ -26,7 +26,7 @@ export function connect(url: string, { max = 10, name }: PoolOptions): Sql {
     connect_timeout: 10,
     backoff: (attempt: number) => Math.min(0.05 * 2 ** attempt, 1),
     onnotice: () => {},
-    connection: { application_name: name, TimeZone: "UTC" },
+    connection: { application_name: name, TimeZone: "UTC", DateStyle: "ISO" },
     types: {
       bigint: postgres.BigInt,
       date: { to: 1082, from: [1082], serialize: (x: string) => x, parse: (x: string) => x },

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { creditAccount, listAccounts, register } from "../accounts/accounts.js";
 import type { Id } from "../base/ids.js";
 import { NGONKA_PER_GNK } from "../base/money.js";
+import { asApplication } from "../db/role.js";
 import { connect, type Sql } from "../db/sql.js";
 import { createTokens } from "../edge/auth.js";
 import { DEMO_MODELS } from "../inference/demo-models.js";
@@ -29,7 +30,8 @@ const DEMO_LIMITS = { contextTokens: 200_000, maxOutputTokens: 8_192 };
  * @returns the file that holds a token of the demo owner
  */
 export async function seedDemo(options: SeedOptions): Promise<{ ownerTokenFile: string }> {
-  const sql = connect(options.databaseUrl, { name: "keytoll seed", max: 1 });
+  const url = (await asApplication(options.databaseUrl)) ?? options.databaseUrl;
+  const sql = connect(url, { name: "keytoll seed", max: 1 });
   try {
     const priced = new Set((await listPrices(sql)).map((price) => price.model));
     for (const { id: model } of DEMO_MODELS.filter((it) => !priced.has(it.id))) {

@@ -1,9 +1,13 @@
 import { randomBytes } from "node:crypto";
 import postgres from "postgres";
 import { inject } from "vitest";
+import { APPLICATION } from "../../src/db/role.js";
 
 export interface TestDatabase {
+  /** As the owner of everything in it: for setting up, and for tampering. */
   url: string;
+  /** The same, acting as serve and work do. */
+  applicationUrl: string;
   /** Cuts whoever is still connected. */
   drop(): Promise<void>;
 }
@@ -20,6 +24,7 @@ async function create(how: string): Promise<TestDatabase> {
   await onServer((sql) => sql.unsafe(`create database ${name} ${how}`));
   return {
     url: urlOf(name),
+    applicationUrl: `${urlOf(name)}?role=${APPLICATION}`,
     drop: () => onServer((sql) => sql.unsafe(`drop database if exists ${name} with (force)`)),
   };
 }
