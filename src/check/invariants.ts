@@ -1,6 +1,6 @@
-import type { Tx } from "../db/sql.js";
+import type { Db } from "../db/sql.js";
 import { AMOUNTS } from "./amounts.js";
-import type { Invariant } from "./invariant.js";
+import type { Invariant, Scope } from "./invariant.js";
 import { RECORDS } from "./records.js";
 
 /**
@@ -17,9 +17,10 @@ export interface Finding {
 export const INVARIANTS: readonly Invariant[] = [...AMOUNTS, ...RECORDS];
 
 /** Recomputes one invariant inside a snapshot. */
-export async function examine(tx: Tx, { no, name, count, find }: Invariant): Promise<Finding> {
-  const [counts] = await count(tx);
-  const found = await find(tx);
+export async function examine(tx: Db, scope: Scope, invariant: Invariant): Promise<Finding> {
+  const { no, name, count, find } = invariant;
+  const [counts] = await count(tx, scope);
+  const found = await find(tx, scope);
   const counted = Object.entries(counts ?? {})
     .map(([what, number]) => `${Number(number).toLocaleString("en-US")} ${what}`)
     .join(", ");
