@@ -1,10 +1,14 @@
 import { refuse } from "../base/errors.js";
+import { elapsed, SECOND } from "../base/time.js";
 
 interface Waiting<Item, Answer> {
   item: Item;
   resolve: (answer: Answer) => void;
   reject: (error: unknown) => void;
 }
+
+/** From so many items on, what a batch costs apart from its items matters little. */
+const LARGE = 64;
 
 export interface Bounds<Item> {
   /** Items per batch: beyond about 1,024 only the latency grows. */
@@ -35,6 +39,19 @@ export function createBatcher<Item, Answer>(
 ): Batcher<Item, Answer> {
   let waiting: Waiting<Item, Answer>[] = [];
   let draining: Promise<void> | undefined;
+  let startedAt = 0;
+  let took = 0;
+
+  /** Seconds until what waits is done, at the pace of the latest batch. */
+  function retryAfter(): number {
+    const batch = Math.max(took, elapsed() - startedAt);
+    return Math.ceil((batch * (1 + waiting.length / limit)) / SECOND);
+  }
+
+  function next(): Promise<() => void> {
+    startedAt = elapsed();
+    return start(takeBatch(), run);
+  }
 
   function takeBatch(): Waiting<Item, Answer>[] {
     const seen = new Set<string>();
@@ -53,12 +70,16 @@ export function createBatcher<Item, Answer>(
   async function drain(): Promise<void> {
     // Callers that the same turn of the event loop brings belong in this batch.
     await new Promise(setImmediate);
-    let running: Promise<() => void> | undefined = start(takeBatch(), run);
+    let running: Promise<() => void> | undefined = next();
     while (running) {
       const answer: () => void = await running;
-      // The database works on the next batch while we work on the answers of this one.
-      running = waiting.length > 0 ? start(takeBatch(), run) : undefined;
+      took = elapsed() - startedAt;
+      // Those whom we answer call again: a small batch waits for them, and with a large one the
+      // database works while we work on the answers.
+      const early = waiting.length >= LARGE ? next() : undefined;
       answer();
+      if (!early) await new Promise(setImmediate);
+      running = early ?? (waiting.length > 0 ? next() : undefined);
     }
     draining = undefined;
   }
@@ -66,7 +87,7 @@ export function createBatcher<Item, Answer>(
   return {
     call(item) {
       if (waiting.length >= depth) {
-        return Promise.reject(refuse("busy", { retryAfter: 1, shouldRetry: true }));
+        return Promise.reject(refuse("busy", { retryAfter: retryAfter(), shouldRetry: true }));
       }
       return new Promise((resolve, reject) => {
         waiting.push({ item, resolve, reject });

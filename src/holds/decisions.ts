@@ -1,7 +1,7 @@
 import { type Refusal, refuse } from "../base/errors.js";
 import type { Ngonka } from "../base/money.js";
+import type { AuthorizeAnswers, EndAnswers, EndItem } from "./batch-store.js";
 import type { Authorized, Captured, HoldRequest, Remaining } from "./holds.js";
-import type { AuthorizeAnswers, EndAnswers } from "./store.js";
 
 /** What authorize_holds decided, as answers and refusals in the items' order. */
 export function readAuthorized(
@@ -9,26 +9,47 @@ export function readAuthorized(
   answers: AuthorizeAnswers,
 ): (Authorized | Refusal)[] {
   const times = answers.authorizedAt.map(toDate);
+  const limits = readLimits(answers);
   return items.map((item, i) => {
-    const at = times[(answers.accountOf[i] ?? 0) - 1] ?? new Date(0);
-    const decision = Number(answers.decisions[i]);
-    if (decision > 3) return refusalOf(decision, item, remainingAt(answers, i), at);
+    const child = (answers.childOf[i] ?? 0) - 1;
+    const limit = limits[child] ?? { daily: null, monthly: null, total: null, spent: 0n };
+    const at = times[(answers.accountOfChild[child] ?? 0) - 1] ?? new Date(0);
+    const decision = Number(answers.decisions?.[i] ?? 1);
+    const amount = answers.granted ? BigInt(answers.granted[i] ?? 0) : item.amount;
+    if (decision === 1) limit.spent += amount;
+    if (decision > 3) return refusalOf(decision, item, remainingOf(limit), at);
     return {
-      amount: BigInt(answers.granted[i] ?? 0),
+      amount,
       authorizedAt: at,
       deadline: new Date(at.getTime() + item.seconds * 1_000),
-      remaining: remainingAt(answers, i),
+      remaining: remainingOf(limit),
       repeated: decision === 1 ? null : decision === 2 ? "open" : "ended",
     };
   });
 }
 
-export function readCaptured(answers: EndAnswers, i: number): Captured | Refusal {
-  switch (Number(answers.decisions[i])) {
+/** What a child had left before the batch, and what the items of the batch so far took of it. */
+interface Limits extends Remaining {
+  spent: Ngonka;
+}
+
+const readLimits = ({ daily, monthly, total }: AuthorizeAnswers): Limits[] =>
+  daily.map((text, child) => ({
+    daily: toAmount(text),
+    monthly: toAmount(monthly[child]),
+    total: toAmount(total[child]),
+    spent: 0n,
+  }));
+
+const toAmount = (text: string | undefined): Ngonka | null => (text ? BigInt(text) : null);
+
+export function readCaptured(item: EndItem, answers: EndAnswers, i: number): Captured | Refusal {
+  switch (Number(answers.decisions?.[i] ?? 1)) {
     case 1:
     case 3:
       return {
-        cost: BigInt(answers.costs[i] ?? 0),
+        cost: answers.costs ? BigInt(answers.costs[i] ?? 0) : item.cost,
+        held: BigInt(answers.held[i] ?? 0),
         usageSeq: BigInt(answers.usageSeqs[i] ?? 0),
         endedAt: toDate(answers.endedAt[i] ?? "0"),
       };
@@ -44,7 +65,7 @@ export function readCaptured(answers: EndAnswers, i: number): Captured | Refusal
 }
 
 export function readVoided(answers: EndAnswers, i: number): { endedAt: Date } | Refusal {
-  switch (Number(answers.decisions[i])) {
+  switch (Number(answers.decisions?.[i] ?? 2)) {
     case 2:
     case 4:
       return { endedAt: toDate(answers.endedAt[i] ?? "0") };
@@ -57,20 +78,18 @@ export function readVoided(answers: EndAnswers, i: number): { endedAt: Date } | 
 
 const toDate = (micros: string): Date => new Date(Number(micros) / 1_000);
 
-function remainingAt(answers: AuthorizeAnswers, i: number): Remaining {
-  return {
-    daily: left(answers.daily[i]),
-    monthly: left(answers.monthly[i]),
-    total: left(answers.total[i]),
-  };
-}
-
 /**
  * Net of open holds, and never below zero, though a limit may have been lowered below what is used.
  */
-function left(text: string | undefined): Ngonka | null {
-  if (!text) return null;
-  return text.startsWith("-") ? 0n : BigInt(text);
+const remainingOf = ({ daily, monthly, total, spent }: Limits): Remaining => ({
+  daily: left(daily, spent),
+  monthly: left(monthly, spent),
+  total: left(total, spent),
+});
+
+function left(before: Ngonka | null, spent: Ngonka): Ngonka | null {
+  if (before === null) return null;
+  return before > spent ? before - spent : 0n;
 }
 
 function refusalOf(decision: number, item: HoldRequest, remaining: Remaining, at: Date): Refusal {

@@ -1,11 +1,8 @@
-import { Refusal, refuse } from "../base/errors.js";
+import { refuse } from "../base/errors.js";
 import type { Id } from "../base/ids.js";
-import { elapsed, MINUTE, pause, SECOND } from "../base/time.js";
+import { SECOND } from "../base/time.js";
 import { isOutage, withPatience } from "../db/outage.js";
 import type { Sql } from "../db/sql.js";
-import { type Batcher, createBatcher } from "./batcher.js";
-import { readAuthorized, readCaptured, readVoided } from "./decisions.js";
-import type { Authorized, Capture, Captured, Extension, HoldRequest, Holds } from "./holds.js";
 import {
   authorizeHolds,
   END_KINDS,
@@ -14,7 +11,11 @@ import {
   endAndAuthorize,
   endHolds,
   extendHolds,
-} from "./store.js";
+} from "./batch-store.js";
+import { type Batcher, createBatcher } from "./batcher.js";
+import { readAuthorized, readCaptured, readVoided } from "./decisions.js";
+import type { Authorized, Capture, Captured, Extension, HoldRequest, Holds } from "./holds.js";
+import { withPartitions } from "./partitions.js";
 
 export interface EngineOptions {
   /**
@@ -36,9 +37,6 @@ export interface EngineOptions {
  * ready.
  */
 const PATIENCE = 5 * SECOND;
-/** Finished work must be paid: it asks again for as long as this. */
-const END_PATIENCE = MINUTE;
-const END_PAUSE = 200;
 
 type Ended = Captured | { endedAt: Date };
 /** What travels in a lane: both kinds share their batches, and so their flushes. */
@@ -55,7 +53,7 @@ export function createHolds(
 ): Holds {
   const movers = laneset(lanes, () =>
     createBatcher<Item, Answer>(
-      durable(PATIENCE, (items) => runBatch(sql, items, gateway)),
+      durable(PATIENCE, (items) => withPartitions(sql, () => runBatch(sql, items, gateway))),
       { limit, depth, keyOf: (item) => keyOf("end" in item ? item.end : item.authorize) },
     ),
   );
@@ -65,7 +63,7 @@ export function createHolds(
       { limit, depth, keyOf },
     ),
   );
-  const end = (item: EndItem) => insisting(() => movers.of(item.account).call({ end: item }));
+  const end = (item: EndItem) => movers.of(item.account).call({ end: item });
 
   return {
     authorize: (request) =>
@@ -77,21 +75,6 @@ export function createHolds(
       await Promise.all([movers.idle(), extenders.idle()]);
     },
   };
-}
-
-/** Calls again while we are busy or the database is away. */
-async function insisting<T>(call: () => Promise<T>): Promise<T> {
-  const start = elapsed();
-  for (;;) {
-    try {
-      return await call();
-    } catch (error) {
-      const passing =
-        error instanceof Refusal && (error.reason === "not_ready" || error.reason === "busy");
-      if (!passing || elapsed() - start > END_PATIENCE) throw error;
-      await pause(END_PAUSE);
-    }
-  }
 }
 
 const keyOf = ({ account, id }: { account: Id; id: Id }): string => account + id;
@@ -134,40 +117,37 @@ async function moveBatch(sql: Sql, ends: EndItem[], requests: HoldRequest[], gat
 
 const readEnded = (items: readonly EndItem[], answers: EndAnswers): (Ended | Error)[] =>
   items.map((item, i) =>
-    item.kind === END_KINDS.void ? readVoided(answers, i) : readCaptured(answers, i),
+    item.kind === END_KINDS.void ? readVoided(answers, i) : readCaptured(item, answers, i),
   );
 
 /**
  * Runs a batch until its outcome is known. Where a batch fails for another reason than an outage,
- * its items run one by one, so that a bad one harms no other. The ids make both safe.
+ * its halves run instead, and theirs, until a bad item is alone. The ids make all of that safe.
  */
 function durable<Item, Answer>(
   patience: number,
   run: (items: Item[]) => Promise<(Answer | Error)[]>,
 ): (items: Item[]) => Promise<(Answer | Error)[]> {
-  const known = async (items: Item[]): Promise<(Answer | Error)[]> => {
+  return async function isolating(items) {
     try {
       return await withPatience(patience, () => run(items));
     } catch (error) {
       if (isOutage(error)) throw refuse("not_ready", { retryAfter: 1, shouldRetry: true });
-      throw error;
+      if (items.length === 1) throw error;
     }
-  };
-  return async (items) => {
-    try {
-      return await known(items);
-    } catch (error) {
-      if (error instanceof Refusal || items.length === 1) throw error;
-      return await Promise.all(
-        items.map(async (item) => (await known([item]).catch(asAnswer))[0] ?? new Error("lost")),
+    const middle = Math.ceil(items.length / 2);
+    const answers: (Answer | Error)[] = [];
+    for (const half of [items.slice(0, middle), items.slice(middle)]) {
+      answers.push(
+        ...(await isolating(half).catch((error: unknown) => half.map(() => asError(error)))),
       );
     }
+    return answers;
   };
 }
 
-const asAnswer = (error: unknown): Error[] => [
-  error instanceof Error ? error : new Error(String(error)),
-];
+const asError = (error: unknown): Error =>
+  error instanceof Error ? error : new Error(String(error));
 
 function laneset<Item, Answer>(count: number, create: () => Batcher<Item, Answer>) {
   const lanes = Array.from({ length: count }, create);

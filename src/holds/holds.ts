@@ -64,6 +64,8 @@ export interface Capture {
 export interface Captured {
   /** What the customer pays: the cost, at most what was held. */
   cost: Ngonka;
+  /** What was reserved for it, extensions included. */
+  held: Ngonka;
   /** Number of the usage record in its account. */
   usageSeq: bigint;
   endedAt: Date;
@@ -91,7 +93,11 @@ export interface Holds {
    * extension of an ended request).
    */
   authorize(request: HoldRequest): Promise<Authorized>;
-  /** Refuses: not_found, hold_ended, idempotency_conflict, capture_exceeds_hold. */
+  /**
+   * Refuses: not_found, hold_ended, idempotency_conflict, capture_exceeds_hold; not_ready where
+   * Postgres did not take it in time, to be asked again with the same id. Never answers for what
+   * Postgres does not have: what of our own requests it does not take is delivered (deliver.ts).
+   */
   capture(capture: Capture): Promise<Captured>;
   /** Ends a hold at zero; voiding twice is the same as once. Refuses: not_found, hold_ended. */
   void(hold: { account: Id; id: Id }): Promise<{ endedAt: Date }>;

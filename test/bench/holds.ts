@@ -73,7 +73,7 @@ export async function measure(
   };
 }
 
-function aHold({ account, children }: Books): HoldRequest {
+export function aHold({ account, children }: Books): HoldRequest {
   return {
     account,
     child: children[Math.floor(Math.random() * children.length)] ?? account,
