@@ -1,5 +1,6 @@
 import type { Sql } from "../db/sql.js";
-import { ensurePartitions, sweepPage } from "./store.js";
+import { withPartitions } from "./partitions.js";
+import { sweepPage } from "./store.js";
 
 const PAGE = 500;
 
@@ -15,13 +16,10 @@ export async function sweepHolds(
 ): Promise<{ captured: number; voided: number }> {
   const all = { captured: 0, voided: 0 };
   for (;;) {
-    const { captured, voided } = await sweepPage(sql, PAGE);
+    const { captured, voided } = await withPartitions(sql, () => sweepPage(sql, PAGE));
     all.captured += captured;
     all.voided += voided;
     onPage();
     if (captured + voided === 0) return all;
   }
 }
-
-/** Makes the monthly partitions around now that are missing. @returns how many were made */
-export const makePartitions = (sql: Sql): Promise<number> => ensurePartitions(sql);

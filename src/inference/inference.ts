@@ -1,4 +1,5 @@
 import type { Log } from "../base/log.js";
+import type { Delivery } from "../holds/delivery/deliver.js";
 import type { Holds } from "../holds/holds.js";
 import type { PriceBook } from "../pricing/prices.js";
 import { complete } from "./complete.js";
@@ -11,6 +12,8 @@ import type { Upstreams } from "./upstreams.js";
 
 export interface InferenceDeps {
   holds: Holds;
+  /** How its own requests end their holds. */
+  delivery: Delivery;
   prices: PriceBook;
   upstreams: Upstreams;
   log: Log;
@@ -31,9 +34,10 @@ export interface Inference {
   close(): void;
 }
 
-export function createInference({ holds, prices, upstreams, log }: InferenceDeps): Inference {
+export function createInference(deps: InferenceDeps): Inference {
+  const { holds, prices, upstreams, log } = deps;
   const keeper = createKeeper(holds, log);
-  const paying = { holds, prices, upstreams, keeper, log };
+  const paying = { ...deps, keeper };
   return {
     complete: (payer, request, line) => complete(paying, payer, request, line),
     stream: (payer, request, line) => stream(paying, payer, request, line),

@@ -2,6 +2,7 @@ import { refuse } from "../base/errors.js";
 import { type Id, newId } from "../base/ids.js";
 import type { Log } from "../base/log.js";
 import { MAX_NGONKA, type Ngonka, priceOf } from "../base/money.js";
+import type { Delivery } from "../holds/delivery/deliver.js";
 import type { Holds } from "../holds/holds.js";
 import type { Price, PriceBook } from "../pricing/prices.js";
 import { affordableTokens, estimate } from "./estimate.js";
@@ -13,6 +14,7 @@ import type { Usage } from "./usage.js";
 
 export interface Paying {
   holds: Holds;
+  delivery: Delivery;
   prices: PriceBook;
   upstreams: Upstreams;
   keeper: Keeper;
@@ -40,7 +42,7 @@ export interface Payment {
   producing(usage: () => Usage | undefined): void;
   /** Ends the hold at the cost of `usage`. @returns what the customer pays, durable */
   capture(usage: Usage): Promise<Ngonka>;
-  /** Ends the hold at zero. Where even that fails, the hold is swept at its deadline. */
+  /** Ends the hold at zero. Where even that fails, the hold is swept after its deadline. */
   void(): Promise<void>;
 }
 
@@ -78,18 +80,25 @@ export async function openPayment(
   // Taken while the database was away, and swept before we learnt of it: nothing may be spent on it
   if (held.repeated === "ended") throw refuse("not_ready", { retryAfter: 1, shouldRetry: true });
   const maxTokens = affordableTokens(estimated, price, request.n, held.amount);
-  return { id, upstream, maxTokens, ...lifeOf(paying, { account, id, request, price, line }) };
+  return {
+    id,
+    upstream,
+    maxTokens,
+    ...lifeOf(paying, { account, id, held: held.amount, request, price, line }),
+  };
 }
 
 interface Life {
   account: Id;
   id: Id;
+  held: Ngonka;
   request: ChatRequest;
   price: Price;
   line: AbortController;
 }
 
-function lifeOf({ holds, keeper, log }: Paying, { account, id, request, price, line }: Life) {
+function lifeOf({ delivery, keeper, log }: Paying, life: Life) {
+  const { account, id, held, request, price, line } = life;
   let produced: () => Usage | undefined = () => undefined;
   const unwatch = keeper.watch({
     account,
@@ -112,15 +121,7 @@ function lifeOf({ holds, keeper, log }: Paying, { account, id, request, price, l
       const cost = costOf(price, usage);
       const { fingerprint } = request;
       try {
-        const { cost: paid } = await holds.capture({
-          account,
-          id,
-          cost,
-          ...usage,
-          fingerprint,
-          own: true,
-        });
-        return paid;
+        return await delivery.capture({ account, id, cost, ...usage, fingerprint }, held);
       } catch (error) {
         const tokens = [usage.inputTokens, usage.outputTokens].map(String);
         log.error({ err: error, hold: id, account, cost: String(cost), tokens }, "not captured");
@@ -131,7 +132,7 @@ function lifeOf({ holds, keeper, log }: Paying, { account, id, request, price, l
     },
     async void(): Promise<void> {
       try {
-        await holds.void({ account, id });
+        await delivery.void({ account, id });
       } catch (error) {
         log.error({ err: error, hold: id, account }, "not voided");
       } finally {
