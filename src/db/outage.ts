@@ -1,3 +1,4 @@
+import { type Refusal, refuse, toRefusal } from "../base/errors.js";
 import { elapsed, pause } from "../base/time.js";
 
 const LOST = new Set([
@@ -28,6 +29,22 @@ const codeOf = (error: unknown): string =>
 export function isOutage(error: unknown): boolean {
   const code = codeOf(error);
   return LOST.has(code) || code.startsWith("08");
+}
+
+/** Disk, memory or connections of the database are used up. */
+const isExhausted = (error: unknown): boolean => codeOf(error).startsWith("53");
+
+/** True for what says nothing of what was asked: the same again may succeed. */
+export const isPassing = (error: unknown): boolean =>
+  isOutage(error) || isExhausted(error) || UNDONE.has(codeOf(error));
+
+/**
+ * What a caller may learn of any error: that the database is away or full is `not_ready`, which
+ * passes, and no error of ours.
+ */
+export function toAnswer(error: unknown): Refusal {
+  if (isOutage(error) || isExhausted(error)) return refuse("not_ready", { retryAfter: 1 });
+  return toRefusal(error);
 }
 
 /**

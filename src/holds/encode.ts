@@ -3,7 +3,8 @@ import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { Id } from "../base/ids.js";
 import type { Ngonka } from "../base/money.js";
 import { type HoldSchema, HoldStatus, type RemainingSchema } from "../gen/keytoll/v1/hold_pb.js";
-import type { Authorized, HoldRequest, Remaining } from "./holds.js";
+import type { HoldFacts } from "./facts.js";
+import type { Authorized, Captured, HoldRequest, Remaining } from "./holds.js";
 import type { HoldPart } from "./store.js";
 
 type Hold = MessageInitShape<typeof HoldSchema>;
@@ -40,7 +41,7 @@ export function encodeHold(id: Id, parts: readonly HoldPart[]): Hold {
 
 /** A hold that was authorized just now, without asking the database again. */
 export function encodeNewHold(asked: HoldRequest, authorized: Authorized): Hold {
-  const day = authorized.authorizedAt.toISOString().slice(0, 10);
+  const day = dayOf(authorized.authorizedAt);
   return {
     holdId: asked.id,
     childKeyId: asked.child,
@@ -53,6 +54,29 @@ export function encodeNewHold(asked: HoldRequest, authorized: Authorized): Hold 
     deadline: timestampFromDate(authorized.deadline),
   };
 }
+
+/** A hold that was captured just now, or before with the same content. */
+export function encodeCaptured(
+  id: Id,
+  { child, authorizedAt }: HoldFacts,
+  captured: Captured,
+): Hold {
+  const day = dayOf(authorizedAt);
+  return {
+    holdId: id,
+    childKeyId: child,
+    status: HoldStatus.CAPTURED,
+    amountNgonka: captured.held,
+    capturedNgonka: captured.cost,
+    day,
+    month: day.slice(0, 7),
+    authorizedAt: timestampFromDate(authorizedAt),
+    endedAt: timestampFromDate(captured.endedAt),
+    usageNumber: captured.usageSeq,
+  };
+}
+
+const dayOf = (at: Date): string => at.toISOString().slice(0, 10);
 
 export function encodeRemaining(remaining: Remaining): MessageInitShape<typeof RemainingSchema> {
   return {

@@ -8,7 +8,7 @@ import type { Sql } from "../db/sql.js";
 import type { KeyCaller } from "./caller.js";
 import { works } from "./key.js";
 import { hashSecret, type KeyKind, kindOfSecret } from "./secret.js";
-import { type Found, findBySecret } from "./store-secret.js";
+import { type ChildFacts, type Found, findBySecret, findChildById } from "./store-secret.js";
 
 /** About 0.5 kB each. */
 const MAX_CACHED = 50_000;
@@ -19,6 +19,11 @@ export interface Keyring {
    * Tells whose secret this is. @throws invalid_api_key, one refusal for whatever is wrong with it
    */
   find(secret: string): Promise<KeyCaller>;
+  /**
+   * A child by its id, deleted ones too; whether it may spend is for authorize to decide. Undefined
+   * where there is none.
+   */
+  findChild(id: Id): Promise<ChildFacts | undefined>;
   /** Forgets a key, and for a management key its children. */
   evict(key: Id): void;
   stop(): Promise<void>;
@@ -33,6 +38,7 @@ export interface Keyring {
  */
 export function createKeyring(sql: Sql, secrets: readonly string[]): Keyring {
   const cache = createCache();
+  const children = new LRUCache<Id, ChildFacts>({ max: MAX_CACHED, ttl: TTL });
   // Names in the cache are hashes too, so that no secret stays in memory; of this process alone,
   // and cheaper than an HMAC
   const salt = randomBytes(32).toString("base64");
@@ -44,11 +50,13 @@ export function createKeyring(sql: Sql, secrets: readonly string[]): Keyring {
     changes += 1;
     asked.clear();
     cache.forget(key);
+    children.delete(key);
   };
   const evictAll = (): void => {
     changes += 1;
     asked.clear();
     cache.clear();
+    children.clear();
   };
   const ear = listen(sql, "key_changed", { heard: evict, connected: evictAll });
 
@@ -82,6 +90,14 @@ export function createKeyring(sql: Sql, secrets: readonly string[]): Keyring {
       const found = cache.get(name) ?? (await findNew(secret, name));
       if (!found || !mayPass(found)) throw refuse("invalid_api_key");
       return toCaller(found);
+    },
+    async findChild(id) {
+      const known = children.get(id);
+      if (known) return known;
+      const seen = changes;
+      const row = await findChildById(sql, id);
+      if (row && seen === changes) children.set(id, row);
+      return row;
     },
     evict,
     stop: () => ear.stop(),

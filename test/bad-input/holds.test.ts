@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vite
 import { newId } from "../../src/base/ids.js";
 import { checkBooks } from "../../src/check/check.js";
 import { HoldService } from "../../src/gen/keytoll/v1/hold_pb.js";
-import { inRpc, overConnect, overGrpc, type Wire } from "./wires.js";
+import { inRpc, overConnect, overGrpc, overStream, type Wire } from "./wires.js";
 import { buildWorld, type Credential, digestOf, type World } from "./world.js";
 
 let world: World;
@@ -54,7 +54,11 @@ const ids: [string, string][] = [
   ["an id of version 4", "919108f7-52d1-4320-9bac-f847db4148a8"],
   ["an id of version 6", "1ec9414c-232a-6b00-b3c8-9f6bdeced846"],
   ["an id of no version", "00000000-0000-0000-0000-000000000000"],
+  ["the greatest id", "ffffffff-ffff-ffff-ffff-ffffffffffff"],
   ["an id of another variant", "017f22e2-79b0-7cc3-c8c4-dc0c0c07398f"],
+  ["an id in braces", "{017f22e2-79b0-7cc3-98c4-dc0c0c07398f}"],
+  ["an id without its dashes", "017f22e279b07cc398c4dc0c0c07398f"],
+  ["an id with a blank behind it", "017f22e2-79b0-7cc3-98c4-dc0c0c07398f "],
 ];
 
 const idRows: Row[] = [authorize, capture, voidHold, extend, getHold].flatMap((method) =>
@@ -309,7 +313,7 @@ const authorizeRows: Row[] = [
     (w) => asking(w, { childKeyId: w.children.listed.id, amountNgonka: MAX }),
     "insufficient_balance",
   ],
-  ...(["open", "captured", "voided"] as const).flatMap((state): Row[] => [
+  ...(["open", "captured", "voided", "swept"] as const).flatMap((state): Row[] => [
     [
       `another amount on the id of a hold that is ${state}`,
       authorize,
@@ -385,6 +389,20 @@ const endRows: Row[] = [
     "hold_ended",
   ],
   [
+    "a swept hold",
+    capture,
+    "gm",
+    (w) => ({ holdId: w.holds.swept, costNgonka: "1" }),
+    "hold_ended",
+  ],
+  [
+    "a swept hold at zero",
+    capture,
+    "gm",
+    (w) => ({ holdId: w.holds.swept, costNgonka: "0" }),
+    "hold_ended",
+  ],
+  [
     "a captured hold at another cost",
     capture,
     "gm",
@@ -409,7 +427,7 @@ const endRows: Row[] = [
     INVALID,
     "amount_ngonka",
   ],
-  ...[0, -1, 10_001].map(
+  ...[0, -1, 10_001, INT32_MAX, -INT32_MAX - 1].map(
     (extension): Row => [
       `extension ${extension}`,
       extend,
@@ -429,7 +447,7 @@ const endRows: Row[] = [
       "amount_ngonka",
     ],
   ),
-  ...[0, -1, 86_401].map(
+  ...[0, -1, 86_401, INT32_MAX, -INT32_MAX - 1].map(
     (deadlineSeconds): Row => [
       `an amount with a deadline of ${deadlineSeconds} s`,
       extend,
@@ -446,7 +464,7 @@ const endRows: Row[] = [
     (w) => ({ holdId: w.holds.open, extension: 1, amountNgonka: "100000000" }),
     "child_key_limit_exceeded",
   ],
-  ...(["captured", "voided"] as const).flatMap((state): Row[] => [
+  ...(["captured", "voided", "swept"] as const).flatMap((state): Row[] => [
     [
       `an amount for a hold that is ${state}`,
       extend,
@@ -464,12 +482,15 @@ const endRows: Row[] = [
   ]),
 ];
 
-const ROWS = [...idRows, ...unknownRows, ...authorizeRows, ...endRows].map(
-  ([what, method, as, message, reason, param]): [string, () => ReturnType<typeof refusal>] => [
-    `${method.name}: ${what}`,
-    () => refusal(method, as, message, reason, param),
-  ],
-);
+const ALL = [...idRows, ...unknownRows, ...authorizeRows, ...endRows];
+
+const prepared = (rows: Row[]) =>
+  rows.map(
+    ([what, method, as, message, reason, param]): [string, () => ReturnType<typeof refusal>] => [
+      `${method.name}: ${what}`,
+      () => refusal(method, as, message, reason, param),
+    ],
+  );
 
 const refusal = (
   method: DescMethod,
@@ -483,18 +504,49 @@ const refusal = (
 });
 
 describe.each([
-  ["Connect in JSON", overConnect],
-  ["gRPC on its own port", overGrpc("grpc")],
-])("%s refuses, and changes nothing:", (_wire, call) => {
+  ["Connect in JSON", overConnect, ALL],
+  ["gRPC on its own port", overGrpc("grpc"), ALL],
+  ["a stream", overStream, ALL.filter(([, method]) => method !== getHold)],
+])("%s refuses, and changes nothing:", (_wire, call, rows) => {
   let before: Record<string, string>;
   beforeAll(async () => {
     before = await digestOf(world.sql);
   });
   afterEach(async () => expect(await digestOf(world.sql)).toEqual(before));
 
-  test.each(ROWS)("%s", async (_what, prepare) => {
+  test.each(prepared(rows))("%s", async (_what, prepare) => {
     const { expected, over } = prepare();
     expect(await over(call)).toEqual(expected);
+  });
+});
+
+const tooLarge = [
+  "9223372036854775808",
+  "-9223372036854775809",
+  "1e30",
+  "1.5",
+  "1,000",
+
+  "",
+];
+const UNREADABLE = [
+  ...tooLarge.flatMap((value): [string, string, DescMethod, JsonObject][] => [
+    ["amount_ngonka", value, authorize, { holdId: newId(), amountNgonka: value }],
+    ["amount_ngonka", value, extend, { holdId: newId(), extension: 1, amountNgonka: value }],
+    ["cost_ngonka", value, capture, { holdId: newId(), costNgonka: value }],
+  ]),
+  ...[INT32_MAX + 1, 1.5, "many"].flatMap((value): [string, string, DescMethod, JsonObject][] => [
+    ["deadline_seconds", `${value}`, authorize, { holdId: newId(), deadlineSeconds: value }],
+    ["deadline_seconds", `${value}`, extend, { holdId: newId(), deadlineSeconds: value }],
+    ["extension", `${value}`, extend, { holdId: newId(), extension: value }],
+  ]),
+];
+
+describe("Connect in JSON refuses what no field of its kind holds, and changes nothing:", () => {
+  test.each(UNREADABLE)("%s of %j in %s", async (param, _value, method, message) => {
+    const before = await digestOf(world.sql);
+    expect(await asManager(method, message)).toEqual(inRpc(INVALID, param));
+    expect(await digestOf(world.sql)).toEqual(before);
   });
 });
 

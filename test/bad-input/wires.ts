@@ -9,6 +9,7 @@ import { anyUnpack } from "@bufbuild/protobuf/wkt";
 import * as grpc from "@grpc/grpc-js";
 import { expect } from "vitest";
 import { ErrorInfoSchema, StatusSchema } from "../../src/gen/google/rpc/errors_pb.js";
+import { type Command, streamByGrpc } from "../support/hold-stream.js";
 import type { RestAnswer } from "../support/live-gateway.js";
 import type { World } from "./world.js";
 
@@ -106,6 +107,18 @@ export const overGrpc =
   (port: "grpc" | "http"): Wire =>
   ({ clients }, method, message, bearer) =>
     callGrpc(clients[port], method, message, bearer);
+
+/** A command of HoldService as one of a stream's. */
+export const overStream: Wire = async ({ gateway }, method, message, bearer) => {
+  const value = fromJson(method.input, message);
+  const command = { case: method.localName, value } as Command;
+  const stream = streamByGrpc(gateway.grpc, bearer);
+  const [result] = await stream.ask([command]);
+  await stream.end();
+  if (result?.case !== "refusal") return { status: 0, reason: "accepted", param: undefined };
+  const { code, reason, metadata } = result.value;
+  return { status: code, reason: reason.toLowerCase(), param: metadata.param };
+};
 
 function callGrpc(
   client: grpc.Client,

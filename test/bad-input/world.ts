@@ -34,6 +34,7 @@ export async function buildWorld() {
     open: await aHold(gateway, owner.token, children.active.id),
     captured: await aHold(gateway, owner.token, children.active.id, "Capture"),
     voided: await aHold(gateway, owner.token, children.active.id, "Void"),
+    swept: await aSweptHold(gateway, owner.token, children.active.id),
     sibling: await aHold(gateway, owner.token, siblingChild.id),
     stranger: await aHold(gateway, stranger.token, strangerChild.id),
     unknown: newId(),
@@ -123,6 +124,13 @@ async function aHold(gateway: LiveGateway, bearer: string, child: string, end?: 
   if (end === "Capture") await call(end, { hold_id, cost_ngonka: "600" });
   if (end === "Void") await call(end, { hold_id });
   return hold_id;
+}
+
+async function aSweptHold(gateway: LiveGateway, bearer: string, child: string) {
+  const id = await aHold(gateway, bearer, child);
+  await gateway.sql`update open_hold set deadline = authorized_at where id = ${id}`;
+  await gateway.sql`select sweep_holds(1, interval '0')`;
+  return id;
 }
 
 function mistyped(secret: string): string {

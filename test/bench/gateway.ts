@@ -1,15 +1,13 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { once } from "node:events";
 import { cpus } from "node:os";
-import { fileURLToPath } from "node:url";
 import { creditAccount, register } from "../../src/accounts/accounts.js";
 import { connect, type Sql } from "../../src/db/sql.js";
-import { GATEWAY_FLAGS, nodeArgs } from "../../src/dev/processes.js";
 import { createChildKey } from "../../src/keys/child-keys.js";
 import { createManagementKey } from "../../src/keys/management-keys.js";
 import { setModelPrice } from "../../src/pricing/prices.js";
 import type { Load, LoadFigures } from "./load.js";
+import { messageOf, startProcess, stop } from "./processes.js";
 
 export interface GatewayBench {
   /** A migrated database without any rows. */
@@ -174,7 +172,7 @@ async function seedKeys(sql: Sql, pepper: string): Promise<string[]> {
 }
 
 async function generate(load: Load): Promise<LoadFigures> {
-  const child = startProcess("./load.ts", []);
+  const child = startProcess("./load.ts");
   try {
     await readyOf(child);
     child.send(load);
@@ -184,36 +182,8 @@ async function generate(load: Load): Promise<LoadFigures> {
   }
 }
 
-function startProcess(file: string, args: string[], env = process.env): ChildProcess {
-  const path = fileURLToPath(new URL(file, import.meta.url));
-  const flags = args[0] === "serve" ? GATEWAY_FLAGS : [];
-  return spawn(process.execPath, [...flags, ...nodeArgs(path), ...args], {
-    stdio: ["ignore", "inherit", "inherit", "ipc"],
-    env,
-  });
-}
-
 /** The URL that a process says that it serves. */
 async function readyOf(child: ChildProcess): Promise<string> {
   const { ready } = await messageOf<{ ready: string | { http: string } }>(child);
   return typeof ready === "string" ? ready : ready.http;
-}
-
-function messageOf<Message>(child: ChildProcess): Promise<Message> {
-  return new Promise((resolve, reject) => {
-    const failed = (code: number | null) =>
-      reject(new Error(`a process of the bench has ended with code ${code}`));
-    child.once("exit", failed);
-    child.once("message", (message) => {
-      child.off("exit", failed);
-      resolve(message as Message);
-    });
-  });
-}
-
-async function stop(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  const exited = once(child, "exit");
-  child.kill("SIGTERM");
-  await exited;
 }

@@ -48,6 +48,11 @@ export function aTable(seen: Seen): ServiceTable {
       void: notFound,
       extend: notFound,
       getHold: notFound,
+      async *stream(requests) {
+        for await (const { commands } of requests) {
+          yield { results: commands.map(({ correlation }) => ({ correlation })) };
+        }
+      },
     }),
     service(InferenceService, {
       createChatCompletion: notFound,

@@ -47,12 +47,15 @@ export async function startLiveGateway() {
   const database = await freshDatabase();
   const upstream = await startDemoUpstream({ port: 0, key: UPSTREAM_KEY });
   const env = environment(database.url, upstream.url);
-  const gateway = await startGateway(readConfig(env), env, createLog("silent", "test"));
+  const start = () => startGateway(readConfig(env), env, createLog("silent", "test"));
+  const gateway = await start();
   const sql = connect(database.url, { name: "live test", max: 3 });
   return {
     ...gateway,
     ...restClient(gateway.http),
     upstreamUrl: upstream.url,
+    /** Another gateway on the same database, which remembers nothing of what this one did. */
+    startAnother: start,
     sql,
     async close() {
       await gateway.close();

@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { Refusal, refuse, toRefusal } from "../../base/errors.js";
+import { Refusal, refuse } from "../../base/errors.js";
 import type { Log } from "../../base/log.js";
+import { toAnswer } from "../../db/outage.js";
 
 /** Sends an object as JSON, with the headers that every answer of the plain-HTTP doors has. */
 export function sendJson(
@@ -19,7 +20,7 @@ export function sendJson(
 
 /**
  * Answers with a refusal as `{"error": {message, type, code, param?, ...facts}}`. Anything but a
- * Refusal is logged and becomes "internal error". Where the answer has begun already, or the caller
+ * Refusal is logged, and becomes "internal error" or, where the database is away, "not ready". Where the answer has begun already, or the caller
  * is gone, the connection is cut instead.
  */
 export function sendError(
@@ -35,7 +36,7 @@ export function sendError(
     response.destroy();
     return;
   }
-  const refusal = toRefusal(error);
+  const refusal = toAnswer(error);
   const { retryAfter, shouldRetry } = refusal.details;
   if (retryAfter !== undefined) response.setHeader("retry-after", retryAfter);
   if (shouldRetry !== undefined) response.setHeader("x-should-retry", String(shouldRetry));

@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
-import type { DescMethod } from "@bufbuild/protobuf";
+import type { DescMessage, DescMethod } from "@bufbuild/protobuf";
 import {
   ConnectError,
   type ConnectRouter,
@@ -15,7 +15,7 @@ import { ErrorInfoSchema, RetryInfoSchema } from "../../gen/google/rpc/errors_pb
 import { sendError } from "./answer.js";
 import type { CallContext, Endpoint, ServiceTable } from "./handlers.js";
 import { MAX_MESSAGE_BYTES, toRpcFailure } from "./status.js";
-import { explainUndecoded } from "./undecoded.js";
+import { explainUndecoded, toReadingRefusal } from "./undecoded.js";
 
 const ip = createContextKey("", { description: "address of the peer" });
 
@@ -97,8 +97,17 @@ function addRoute(router: ConnectRouter, endpoint: Endpoint, log: Log): void {
     const typed = method as DescMethod & { methodKind: "bidi_streaming" };
     router.rpc(typed, (requests, context) => {
       const caller = callerOf(context);
-      return explained(() => call(requests, caller), caller, log);
+      const readable = refusing(requests, method.input);
+      return explained(() => call(readable, caller), caller, log);
     });
+  }
+}
+
+async function* refusing<I>(requests: AsyncIterable<I>, input: DescMessage): AsyncIterable<I> {
+  try {
+    yield* requests;
+  } catch (error) {
+    throw toReadingRefusal(error, input);
   }
 }
 

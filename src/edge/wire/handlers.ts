@@ -51,11 +51,14 @@ export type Handler<M> =
 /** A handler for each method of a service. */
 export type Handlers<S extends DescService> = { [K in keyof S["method"]]: Handler<S["method"][K]> };
 
-/** A method with its handler, answers being whole messages: what each wire serves. */
+/** The fields of a message as a handler gives them: those that are not set may be absent. */
+export type Fields = Record<string, unknown>;
+
+/** A method with its handler: what each wire serves. */
 export type Endpoint =
-  | { kind: "unary"; method: DescMethod; call: Call<Message, Message> }
-  | { kind: "server_streaming"; method: DescMethod; call: StreamCall<Message, Message> }
-  | { kind: "bidi_streaming"; method: DescMethod; call: DuplexCall<Message, Message> };
+  | { kind: "unary"; method: DescMethod; call: Call<Message, Fields> }
+  | { kind: "server_streaming"; method: DescMethod; call: StreamCall<Message, Fields> }
+  | { kind: "bidi_streaming"; method: DescMethod; call: DuplexCall<Message, Fields> };
 
 export interface Service {
   desc: DescService;
@@ -89,27 +92,19 @@ export function callOf<I extends DescMessage, O extends DescMessage>(
   if (found?.kind !== "unary") {
     throw new Error(`${method.parent.typeName}/${method.name} has no unary handler`);
   }
-  return found.call as Call<unknown, unknown> as Call<MessageShape<I>, MessageShape<O>>;
+  const { call } = found;
+  return async (request, caller) =>
+    create(method.output, (await call(request, caller)) as MessageInitShape<O>);
 }
 
 function endpoint(method: DescMethod, handler: unknown): Endpoint {
-  const whole = (answer: unknown) => create(method.output, answer as Record<string, unknown>);
-  async function* each(answers: AsyncIterable<unknown>) {
-    for await (const answer of answers) yield whole(answer);
-  }
   switch (method.methodKind) {
-    case "unary": {
-      const call = handler as Call<unknown, unknown>;
-      return { kind: "unary", method, call: async (i, caller) => whole(await call(i, caller)) };
-    }
-    case "server_streaming": {
-      const call = handler as StreamCall<unknown, unknown>;
-      return { kind: "server_streaming", method, call: (i, caller) => each(call(i, caller)) };
-    }
-    case "bidi_streaming": {
-      const call = handler as DuplexCall<unknown, unknown>;
-      return { kind: "bidi_streaming", method, call: (i, caller) => each(call(i, caller)) };
-    }
+    case "unary":
+      return { kind: "unary", method, call: handler as Call<Message, Fields> };
+    case "server_streaming":
+      return { kind: "server_streaming", method, call: handler as StreamCall<Message, Fields> };
+    case "bidi_streaming":
+      return { kind: "bidi_streaming", method, call: handler as DuplexCall<Message, Fields> };
     default:
       throw new Error(`${method.parent.typeName}/${method.name}: client streaming is not served`);
   }

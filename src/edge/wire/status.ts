@@ -1,8 +1,9 @@
 import { create } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Code } from "@connectrpc/connect";
-import { Refusal, toRefusal } from "../../base/errors.js";
+import { Refusal } from "../../base/errors.js";
 import type { Log } from "../../base/log.js";
+import { toAnswer } from "../../db/outage.js";
 import {
   type ErrorInfo,
   ErrorInfoSchema,
@@ -30,7 +31,11 @@ export interface RpcFailure {
  *
  * @returns Code.Canceled without details where the caller is gone already: nobody reads that answer
  */
-export function toRpcFailure(error: unknown, caller: CallContext, log: Log): RpcFailure {
+export function toRpcFailure(
+  error: unknown,
+  caller: Pick<CallContext, "requestId" | "signal">,
+  log: Log,
+): RpcFailure {
   if (!(error instanceof Refusal)) {
     if (caller.signal.aborted) {
       const none = { errorInfo: undefined, retryInfo: undefined };
@@ -38,7 +43,7 @@ export function toRpcFailure(error: unknown, caller: CallContext, log: Log): Rpc
     }
     log.error({ err: error, requestId: caller.requestId }, "call failed");
   }
-  const refusal = toRefusal(error);
+  const refusal = toAnswer(error);
   const seconds = refusal.details.retryAfter;
   return {
     code: refusal.meaning.code,

@@ -1,6 +1,7 @@
 import { create, type DescField, type DescMessage } from "@bufbuild/protobuf";
 import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
 import { errorFromJsonBytes, errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
+import { refuse, refuseField } from "../../base/errors.js";
 import { newId } from "../../base/ids.js";
 import { ErrorInfoSchema } from "../../gen/google/rpc/errors_pb.js";
 
@@ -37,6 +38,20 @@ export function explainUndecoded({ handlers }: ConnectRouter): void {
     return Object.assign(call, { ...facts, protocolNames, allowedMethods });
   });
   handlers.splice(0, handlers.length, ...explained);
+}
+
+/**
+ * The same for requests of a stream, whose handler meets what Connect could not read.
+ *
+ * @returns a refusal, or the error as it is where reading was not what failed
+ */
+export function toReadingRefusal(error: unknown, input: DescMessage): unknown {
+  if (!(error instanceof ConnectError)) return error;
+  if (error.code === Code.ResourceExhausted) return refuse("request_too_large");
+  if (error.code !== Code.InvalidArgument) return error;
+  const found = faultOf(error.rawMessage, input);
+  if (found) return refuseField(found.param, found.problem);
+  return refuse("invalid_request_error", { message: wholeProblem(error) });
 }
 
 async function explain(answer: Answer, input: DescMessage): Promise<Answer> {

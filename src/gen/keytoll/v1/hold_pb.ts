@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file keytoll/v1/hold.proto.
  */
 export const file_keytoll_v1_hold: GenFile = /*@__PURE__*/
-  fileDesc("ChVrZXl0b2xsL3YxL2hvbGQucHJvdG8SCmtleXRvbGwudjEi3AIKBEhvbGQSDwoHaG9sZF9pZBgBIAEoCRIUCgxjaGlsZF9rZXlfaWQYAiABKAkSJgoGc3RhdHVzGAMgASgOMhYua2V5dG9sbC52MS5Ib2xkU3RhdHVzEhUKDWFtb3VudF9uZ29ua2EYBCABKAMSFwoPY2FwdHVyZWRfbmdvbmthGAUgASgDEgsKA2RheRgGIAEoCRINCgVtb250aBgHIAEoCRIxCg1hdXRob3JpemVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghkZWFkbGluZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhkKDHVzYWdlX251bWJlchgLIAEoA0gAiAEBQg8KDV91c2FnZV9udW1iZXIipQEKCVJlbWFpbmluZxIcCg9kYWlseV9yZW1haW5pbmcYASABKANIAIgBARIeChFtb250aGx5X3JlbWFpbmluZxgCIAEoA0gBiAEBEhwKD3RvdGFsX3JlbWFpbmluZxgDIAEoA0gCiAEBQhIKEF9kYWlseV9yZW1haW5pbmdCFAoSX21vbnRobHlfcmVtYWluaW5nQhIKEF90b3RhbF9yZW1haW5pbmciQAoNVG9rZW5Fc3RpbWF0ZRIUCgxpbnB1dF90b2tlbnMYASABKAUSGQoRbWF4X291dHB1dF90b2tlbnMYAiABKAUiOQoKVG9rZW5Vc2FnZRIUCgxpbnB1dF90b2tlbnMYASABKAUSFQoNb3V0cHV0X3Rva2VucxgCIAEoBSL0AQoQQXV0aG9yaXplUmVxdWVzdBIPCgdob2xkX2lkGAEgASgJEhYKDGNoaWxkX2tleV9pZBgCIAEoCUgAEhAKBnNlY3JldBgDIAEoCUgAEhIKBW1vZGVsGAQgASgJSAKIAQESFwoNYW1vdW50X25nb25rYRgFIAEoA0gBEisKBnRva2VucxgGIAEoCzIZLmtleXRvbGwudjEuVG9rZW5Fc3RpbWF0ZUgBEh0KEGRlYWRsaW5lX3NlY29uZHMYByABKAVIA4gBAUIFCgNrZXlCBgoEc2l6ZUIICgZfbW9kZWxCEwoRX2RlYWRsaW5lX3NlY29uZHMiXQoRQXV0aG9yaXplUmVzcG9uc2USHgoEaG9sZBgBIAEoCzIQLmtleXRvbGwudjEuSG9sZBIoCglyZW1haW5pbmcYAiABKAsyFS5rZXl0b2xsLnYxLlJlbWFpbmluZyJrCg5DYXB0dXJlUmVxdWVzdBIPCgdob2xkX2lkGAEgASgJEhUKC2Nvc3RfbmdvbmthGAIgASgDSAASJwoFdXNhZ2UYAyABKAsyFi5rZXl0b2xsLnYxLlRva2VuVXNhZ2VIAEIICgZhY3R1YWwiMQoPQ2FwdHVyZVJlc3BvbnNlEh4KBGhvbGQYASABKAsyEC5rZXl0b2xsLnYxLkhvbGQiHgoLVm9pZFJlcXVlc3QSDwoHaG9sZF9pZBgBIAEoCSIuCgxWb2lkUmVzcG9uc2USHgoEaG9sZBgBIAEoCzIQLmtleXRvbGwudjEuSG9sZCKoAQoNRXh0ZW5kUmVxdWVzdBIPCgdob2xkX2lkGAEgASgJEhYKCWV4dGVuc2lvbhgCIAEoBUgAiAEBEhoKDWFtb3VudF9uZ29ua2EYAyABKANIAYgBARIdChBkZWFkbGluZV9zZWNvbmRzGAQgASgFSAKIAQFCDAoKX2V4dGVuc2lvbkIQCg5fYW1vdW50X25nb25rYUITChFfZGVhZGxpbmVfc2Vjb25kcyJaCg5FeHRlbmRSZXNwb25zZRIeCgRob2xkGAEgASgLMhAua2V5dG9sbC52MS5Ib2xkEigKCXJlbWFpbmluZxgCIAEoCzIVLmtleXRvbGwudjEuUmVtYWluaW5nIiEKDkdldEhvbGRSZXF1ZXN0Eg8KB2hvbGRfaWQYASABKAkiMQoPR2V0SG9sZFJlc3BvbnNlEh4KBGhvbGQYASABKAsyEC5rZXl0b2xsLnYxLkhvbGQqcQoKSG9sZFN0YXR1cxIbChdIT0xEX1NUQVRVU19VTlNQRUNJRklFRBAAEhQKEEhPTERfU1RBVFVTX09QRU4QARIYChRIT0xEX1NUQVRVU19DQVBUVVJFRBACEhYKEkhPTERfU1RBVFVTX1ZPSURFRBADMtsCCgtIb2xkU2VydmljZRJICglBdXRob3JpemUSHC5rZXl0b2xsLnYxLkF1dGhvcml6ZVJlcXVlc3QaHS5rZXl0b2xsLnYxLkF1dGhvcml6ZVJlc3BvbnNlEkIKB0NhcHR1cmUSGi5rZXl0b2xsLnYxLkNhcHR1cmVSZXF1ZXN0Ghsua2V5dG9sbC52MS5DYXB0dXJlUmVzcG9uc2USOQoEVm9pZBIXLmtleXRvbGwudjEuVm9pZFJlcXVlc3QaGC5rZXl0b2xsLnYxLlZvaWRSZXNwb25zZRI/CgZFeHRlbmQSGS5rZXl0b2xsLnYxLkV4dGVuZFJlcXVlc3QaGi5rZXl0b2xsLnYxLkV4dGVuZFJlc3BvbnNlEkIKB0dldEhvbGQSGi5rZXl0b2xsLnYxLkdldEhvbGRSZXF1ZXN0Ghsua2V5dG9sbC52MS5HZXRIb2xkUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_timestamp]);
+  fileDesc("ChVrZXl0b2xsL3YxL2hvbGQucHJvdG8SCmtleXRvbGwudjEi3AIKBEhvbGQSDwoHaG9sZF9pZBgBIAEoCRIUCgxjaGlsZF9rZXlfaWQYAiABKAkSJgoGc3RhdHVzGAMgASgOMhYua2V5dG9sbC52MS5Ib2xkU3RhdHVzEhUKDWFtb3VudF9uZ29ua2EYBCABKAMSFwoPY2FwdHVyZWRfbmdvbmthGAUgASgDEgsKA2RheRgGIAEoCRINCgVtb250aBgHIAEoCRIxCg1hdXRob3JpemVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghkZWFkbGluZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhkKDHVzYWdlX251bWJlchgLIAEoA0gAiAEBQg8KDV91c2FnZV9udW1iZXIipQEKCVJlbWFpbmluZxIcCg9kYWlseV9yZW1haW5pbmcYASABKANIAIgBARIeChFtb250aGx5X3JlbWFpbmluZxgCIAEoA0gBiAEBEhwKD3RvdGFsX3JlbWFpbmluZxgDIAEoA0gCiAEBQhIKEF9kYWlseV9yZW1haW5pbmdCFAoSX21vbnRobHlfcmVtYWluaW5nQhIKEF90b3RhbF9yZW1haW5pbmciQAoNVG9rZW5Fc3RpbWF0ZRIUCgxpbnB1dF90b2tlbnMYASABKAUSGQoRbWF4X291dHB1dF90b2tlbnMYAiABKAUiOQoKVG9rZW5Vc2FnZRIUCgxpbnB1dF90b2tlbnMYASABKAUSFQoNb3V0cHV0X3Rva2VucxgCIAEoBSL0AQoQQXV0aG9yaXplUmVxdWVzdBIPCgdob2xkX2lkGAEgASgJEhYKDGNoaWxkX2tleV9pZBgCIAEoCUgAEhAKBnNlY3JldBgDIAEoCUgAEhIKBW1vZGVsGAQgASgJSAKIAQESFwoNYW1vdW50X25nb25rYRgFIAEoA0gBEisKBnRva2VucxgGIAEoCzIZLmtleXRvbGwudjEuVG9rZW5Fc3RpbWF0ZUgBEh0KEGRlYWRsaW5lX3NlY29uZHMYByABKAVIA4gBAUIFCgNrZXlCBgoEc2l6ZUIICgZfbW9kZWxCEwoRX2RlYWRsaW5lX3NlY29uZHMiXQoRQXV0aG9yaXplUmVzcG9uc2USHgoEaG9sZBgBIAEoCzIQLmtleXRvbGwudjEuSG9sZBIoCglyZW1haW5pbmcYAiABKAsyFS5rZXl0b2xsLnYxLlJlbWFpbmluZyJrCg5DYXB0dXJlUmVxdWVzdBIPCgdob2xkX2lkGAEgASgJEhUKC2Nvc3RfbmdvbmthGAIgASgDSAASJwoFdXNhZ2UYAyABKAsyFi5rZXl0b2xsLnYxLlRva2VuVXNhZ2VIAEIICgZhY3R1YWwiMQoPQ2FwdHVyZVJlc3BvbnNlEh4KBGhvbGQYASABKAsyEC5rZXl0b2xsLnYxLkhvbGQiHgoLVm9pZFJlcXVlc3QSDwoHaG9sZF9pZBgBIAEoCSIuCgxWb2lkUmVzcG9uc2USHgoEaG9sZBgBIAEoCzIQLmtleXRvbGwudjEuSG9sZCKoAQoNRXh0ZW5kUmVxdWVzdBIPCgdob2xkX2lkGAEgASgJEhYKCWV4dGVuc2lvbhgCIAEoBUgAiAEBEhoKDWFtb3VudF9uZ29ua2EYAyABKANIAYgBARIdChBkZWFkbGluZV9zZWNvbmRzGAQgASgFSAKIAQFCDAoKX2V4dGVuc2lvbkIQCg5fYW1vdW50X25nb25rYUITChFfZGVhZGxpbmVfc2Vjb25kcyJaCg5FeHRlbmRSZXNwb25zZRIeCgRob2xkGAEgASgLMhAua2V5dG9sbC52MS5Ib2xkEigKCXJlbWFpbmluZxgCIAEoCzIVLmtleXRvbGwudjEuUmVtYWluaW5nIiEKDkdldEhvbGRSZXF1ZXN0Eg8KB2hvbGRfaWQYASABKAkiMQoPR2V0SG9sZFJlc3BvbnNlEh4KBGhvbGQYASABKAsyEC5rZXl0b2xsLnYxLkhvbGQi5QEKC0hvbGRDb21tYW5kEhMKC2NvcnJlbGF0aW9uGAEgASgEEjEKCWF1dGhvcml6ZRgCIAEoCzIcLmtleXRvbGwudjEuQXV0aG9yaXplUmVxdWVzdEgAEi0KB2NhcHR1cmUYAyABKAsyGi5rZXl0b2xsLnYxLkNhcHR1cmVSZXF1ZXN0SAASJwoEdm9pZBgEIAEoCzIXLmtleXRvbGwudjEuVm9pZFJlcXVlc3RIABIrCgZleHRlbmQYBSABKAsyGS5rZXl0b2xsLnYxLkV4dGVuZFJlcXVlc3RIAEIJCgdjb21tYW5kIpMCCgpIb2xkUmVzdWx0EhMKC2NvcnJlbGF0aW9uGAEgASgEEjIKCWF1dGhvcml6ZRgCIAEoCzIdLmtleXRvbGwudjEuQXV0aG9yaXplUmVzcG9uc2VIABIuCgdjYXB0dXJlGAMgASgLMhsua2V5dG9sbC52MS5DYXB0dXJlUmVzcG9uc2VIABIoCgR2b2lkGAQgASgLMhgua2V5dG9sbC52MS5Wb2lkUmVzcG9uc2VIABIsCgZleHRlbmQYBSABKAsyGi5rZXl0b2xsLnYxLkV4dGVuZFJlc3BvbnNlSAASKgoHcmVmdXNhbBgGIAEoCzIXLmtleXRvbGwudjEuSG9sZFJlZnVzYWxIAEIICgZyZXN1bHQipgEKC0hvbGRSZWZ1c2FsEgwKBGNvZGUYASABKAUSDgoGcmVhc29uGAIgASgJEg8KB21lc3NhZ2UYAyABKAkSNwoIbWV0YWRhdGEYBCADKAsyJS5rZXl0b2xsLnYxLkhvbGRSZWZ1c2FsLk1ldGFkYXRhRW50cnkaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIjoKDVN0cmVhbVJlcXVlc3QSKQoIY29tbWFuZHMYASADKAsyFy5rZXl0b2xsLnYxLkhvbGRDb21tYW5kIjkKDlN0cmVhbVJlc3BvbnNlEicKB3Jlc3VsdHMYASADKAsyFi5rZXl0b2xsLnYxLkhvbGRSZXN1bHQqcQoKSG9sZFN0YXR1cxIbChdIT0xEX1NUQVRVU19VTlNQRUNJRklFRBAAEhQKEEhPTERfU1RBVFVTX09QRU4QARIYChRIT0xEX1NUQVRVU19DQVBUVVJFRBACEhYKEkhPTERfU1RBVFVTX1ZPSURFRBADMqADCgtIb2xkU2VydmljZRJICglBdXRob3JpemUSHC5rZXl0b2xsLnYxLkF1dGhvcml6ZVJlcXVlc3QaHS5rZXl0b2xsLnYxLkF1dGhvcml6ZVJlc3BvbnNlEkIKB0NhcHR1cmUSGi5rZXl0b2xsLnYxLkNhcHR1cmVSZXF1ZXN0Ghsua2V5dG9sbC52MS5DYXB0dXJlUmVzcG9uc2USOQoEVm9pZBIXLmtleXRvbGwudjEuVm9pZFJlcXVlc3QaGC5rZXl0b2xsLnYxLlZvaWRSZXNwb25zZRI/CgZFeHRlbmQSGS5rZXl0b2xsLnYxLkV4dGVuZFJlcXVlc3QaGi5rZXl0b2xsLnYxLkV4dGVuZFJlc3BvbnNlEkIKB0dldEhvbGQSGi5rZXl0b2xsLnYxLkdldEhvbGRSZXF1ZXN0Ghsua2V5dG9sbC52MS5HZXRIb2xkUmVzcG9uc2USQwoGU3RyZWFtEhkua2V5dG9sbC52MS5TdHJlYW1SZXF1ZXN0Ghoua2V5dG9sbC52MS5TdHJlYW1SZXNwb25zZSgBMAFiBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * An amount reserved for one request.
@@ -505,6 +505,214 @@ export const GetHoldResponseSchema: GenMessage<GetHoldResponse> = /*@__PURE__*/
   messageDesc(file_keytoll_v1_hold, 13);
 
 /**
+ * One command of a stream.
+ *
+ * @generated from message keytoll.v1.HoldCommand
+ */
+export type HoldCommand = Message<"keytoll.v1.HoldCommand"> & {
+  /**
+   * Chosen by the caller, returned with the result.
+   *
+   * @generated from field: uint64 correlation = 1;
+   */
+  correlation: bigint;
+
+  /**
+   * What to do, as in the method of this name.
+   *
+   * @generated from oneof keytoll.v1.HoldCommand.command
+   */
+  command: {
+    /**
+     * Opens a hold.
+     *
+     * @generated from field: keytoll.v1.AuthorizeRequest authorize = 2;
+     */
+    value: AuthorizeRequest;
+    case: "authorize";
+  } | {
+    /**
+     * Ends a hold at the actual cost.
+     *
+     * @generated from field: keytoll.v1.CaptureRequest capture = 3;
+     */
+    value: CaptureRequest;
+    case: "capture";
+  } | {
+    /**
+     * Ends a hold at zero.
+     *
+     * @generated from field: keytoll.v1.VoidRequest void = 4;
+     */
+    value: VoidRequest;
+    case: "void";
+  } | {
+    /**
+     * Adds to an open hold, or moves its deadline.
+     *
+     * @generated from field: keytoll.v1.ExtendRequest extend = 5;
+     */
+    value: ExtendRequest;
+    case: "extend";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message keytoll.v1.HoldCommand.
+ * Use `create(HoldCommandSchema)` to create a new message.
+ */
+export const HoldCommandSchema: GenMessage<HoldCommand> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_hold, 14);
+
+/**
+ * What became of a command.
+ *
+ * @generated from message keytoll.v1.HoldResult
+ */
+export type HoldResult = Message<"keytoll.v1.HoldResult"> & {
+  /**
+   * The command's.
+   *
+   * @generated from field: uint64 correlation = 1;
+   */
+  correlation: bigint;
+
+  /**
+   * The method's answer, or why it did nothing.
+   *
+   * @generated from oneof keytoll.v1.HoldResult.result
+   */
+  result: {
+    /**
+     * The hold is open.
+     *
+     * @generated from field: keytoll.v1.AuthorizeResponse authorize = 2;
+     */
+    value: AuthorizeResponse;
+    case: "authorize";
+  } | {
+    /**
+     * The hold is captured.
+     *
+     * @generated from field: keytoll.v1.CaptureResponse capture = 3;
+     */
+    value: CaptureResponse;
+    case: "capture";
+  } | {
+    /**
+     * The hold is voided.
+     *
+     * @generated from field: keytoll.v1.VoidResponse void = 4;
+     */
+    value: VoidResponse;
+    case: "void";
+  } | {
+    /**
+     * The hold is extended.
+     *
+     * @generated from field: keytoll.v1.ExtendResponse extend = 5;
+     */
+    value: ExtendResponse;
+    case: "extend";
+  } | {
+    /**
+     * Nothing was done.
+     *
+     * @generated from field: keytoll.v1.HoldRefusal refusal = 6;
+     */
+    value: HoldRefusal;
+    case: "refusal";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message keytoll.v1.HoldResult.
+ * Use `create(HoldResultSchema)` to create a new message.
+ */
+export const HoldResultSchema: GenMessage<HoldResult> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_hold, 15);
+
+/**
+ * What the method would have failed with.
+ *
+ * @generated from message keytoll.v1.HoldRefusal
+ */
+export type HoldRefusal = Message<"keytoll.v1.HoldRefusal"> & {
+  /**
+   * gRPC's status code.
+   *
+   * @generated from field: int32 code = 1;
+   */
+  code: number;
+
+  /**
+   * `ErrorInfo.reason`.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * For people.
+   *
+   * @generated from field: string message = 3;
+   */
+  message: string;
+
+  /**
+   * `ErrorInfo.metadata`.
+   *
+   * @generated from field: map<string, string> metadata = 4;
+   */
+  metadata: { [key: string]: string };
+};
+
+/**
+ * Describes the message keytoll.v1.HoldRefusal.
+ * Use `create(HoldRefusalSchema)` to create a new message.
+ */
+export const HoldRefusalSchema: GenMessage<HoldRefusal> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_hold, 16);
+
+/**
+ * @generated from message keytoll.v1.StreamRequest
+ */
+export type StreamRequest = Message<"keytoll.v1.StreamRequest"> & {
+  /**
+   * One command or many: what goes out together costs least together.
+   *
+   * @generated from field: repeated keytoll.v1.HoldCommand commands = 1;
+   */
+  commands: HoldCommand[];
+};
+
+/**
+ * Describes the message keytoll.v1.StreamRequest.
+ * Use `create(StreamRequestSchema)` to create a new message.
+ */
+export const StreamRequestSchema: GenMessage<StreamRequest> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_hold, 17);
+
+/**
+ * @generated from message keytoll.v1.StreamResponse
+ */
+export type StreamResponse = Message<"keytoll.v1.StreamResponse"> & {
+  /**
+   * Whatever is ready.
+   *
+   * @generated from field: repeated keytoll.v1.HoldResult results = 1;
+   */
+  results: HoldResult[];
+};
+
+/**
+ * Describes the message keytoll.v1.StreamResponse.
+ * Use `create(StreamResponseSchema)` to create a new message.
+ */
+export const StreamResponseSchema: GenMessage<StreamResponse> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_hold, 18);
+
+/**
  * Where a hold is in its life.
  *
  * @generated from enum keytoll.v1.HoldStatus
@@ -601,6 +809,18 @@ export const HoldService: GenService<{
     methodKind: "unary";
     input: typeof GetHoldRequestSchema;
     output: typeof GetHoldResponseSchema;
+  },
+  /**
+   * The same commands in one call, for backends with many requests: several times as many a second. Results come as they are
+   * ready, in any order; a command that is refused has its refusal as result, and the others go on. What builds on a result
+   * waits for it. Where the call is cut, repeat what had no result in another one: nothing happens twice.
+   *
+   * @generated from rpc keytoll.v1.HoldService.Stream
+   */
+  stream: {
+    methodKind: "bidi_streaming";
+    input: typeof StreamRequestSchema;
+    output: typeof StreamResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_keytoll_v1_hold, 0);
