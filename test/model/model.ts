@@ -1,166 +1,178 @@
 /**
- * A page of plain arithmetic that says what the database must do. It knows nothing of batches,
- * locks or SQL.
+ * The rules of the money as plain arithmetic: what the database must do. It knows nothing of
+ * batches, locks or SQL, and keeps only what happened; every balance and counter is summed from
+ * that at each question, so a stored one that drifts from its own history is seen at once.
+ * Amounts are ngonka. Times are microseconds since 1970, and each account has its own: it never
+ * goes back, whatever the clock does.
  */
 
-export interface ModelChild {
-  status: "active" | "disabled";
+export type Micros = number;
+export type Status = "active" | "disabled" | "deleted";
+
+export interface Part {
+  amount: bigint;
+  /** Captured of this part; parts are filled in order. */
+  cost: bigint;
+  at: Micros;
+  deadline: Micros;
+  print: bigint;
+  own: boolean;
+}
+
+export interface Hold {
+  child: number;
+  state: "open" | "captured" | "voided" | "swept";
+  parts: Map<number, Part>;
+  /** What its stream had produced when that was last told. */
+  checkpoint: bigint | null;
+  endedAt: Micros;
+  endPrint: bigint;
+  cost: bigint;
+  /** Number of its usage record; 0n where nothing was captured. */
+  seq: bigint;
+  /** True where the checkpoint was charged. */
+  estimated: boolean;
+}
+
+export interface Account {
+  suspended: boolean;
+  last: Micros;
+  holds: Map<number, Hold>;
+  seq: bigint;
+  settled: bigint;
+  /** Usage up to this number is summed up. */
+  rolled: bigint;
+  posts: bigint[];
+}
+
+export interface Manager {
+  account: number;
+  status: Status;
+  expires: Micros | null;
+  recorded: Micros | null;
+}
+
+export interface Child extends Manager {
+  manager: number;
+  version: number;
+  /** End of the grace of the secret before. */
+  grace: Micros | null;
   daily: bigint | null;
   monthly: bigint | null;
   total: bigint | null;
-}
-
-interface Part {
-  amount: bigint;
+  /** Periods that its counters show. */
   day: string;
   month: string;
-  cost: bigint;
 }
 
-interface ModelHold {
-  child: number;
-  state: "open" | "captured" | "voided";
-  parts: Map<number, Part & { fingerprint: bigint }>;
-  deadline: number;
-  endPrint: bigint;
-  cost: bigint;
-  /** Number of its usage record. */
-  seq: bigint;
+export interface Transfer {
+  kind: "credit" | "settlement" | "loss";
+  from: string;
+  to: string;
+  amount: bigint;
+  reference: string;
+  at: Micros;
 }
 
-export interface Model {
-  posted: bigint;
-  usageSeq: bigint;
-  children: ModelChild[];
-  holds: Map<string, ModelHold>;
+/** A hold of an account by what it is: the n-th of those, going round. */
+export interface Which {
+  of: "new" | "open" | "any";
+  n: number;
 }
 
-export const emptyModel = (posted: bigint, children: ModelChild[]): Model => ({
-  posted,
-  usageSeq: 0n,
-  children: children.map((child) => ({ ...child })),
-  holds: new Map(),
-});
+export interface World {
+  clock: Micros;
+  /** As far as the clock goes. */
+  horizon: Micros;
+  /** When the gateway last renewed its lease; null: no such gateway. */
+  gatewaySeen: Micros | null;
+  accounts: Account[];
+  managers: Manager[];
+  children: Child[];
+  journal: Transfer[];
+  /** Days whose reset has finished. */
+  closed: Set<string>;
+}
 
-export const dayOf = (at: number): string => new Date(at).toISOString().slice(0, 10);
-const monthOf = (at: number): string => `${dayOf(at).slice(0, 7)}-01`;
+export const dayOf = (at: Micros): string => new Date(at / 1_000).toISOString().slice(0, 10);
+export const monthOf = (at: Micros): string => `${dayOf(at).slice(0, 7)}-01`;
+export const sum = (amounts: bigint[]): bigint => amounts.reduce((a, b) => a + b, 0n);
+export const least = (...amounts: (bigint | null)[]): bigint =>
+  amounts.reduce<bigint>((a, b) => (b !== null && b < a ? b : a), 2n ** 63n);
 
-const lesser = (a: bigint, b: bigint): bigint => (b < a ? b : a);
-const sum = (amounts: bigint[]): bigint => amounts.reduce((a, b) => a + b, 0n);
-const open = (model: Model) => [...model.holds.values()].filter((hold) => hold.state === "open");
-const partsOf = (hold: ModelHold) => [...hold.parts.values()];
+export const accountOf = (world: World, i: number): Account => at(world.accounts, i);
+export function at<T>(list: T[], i: number): T {
+  const found = list[i];
+  if (found === undefined) throw new Error(`no ${i} in a list of ${list.length}`);
+  return found;
+}
 
-export const heldOf = (model: Model): bigint =>
-  sum(open(model).flatMap((hold) => partsOf(hold).map((part) => part.amount)));
-export const spentOf = (model: Model): bigint =>
-  sum([...model.holds.values()].map((hold) => hold.cost));
-export const availableOf = (model: Model): bigint => model.posted - spentOf(model) - heldOf(model);
+/** An account's next instant for holds and settlement: after all that happened before. */
+export const instant = (world: World, { last }: Account): Micros => Math.max(world.clock, last + 1);
+/** Its next instant for any other change: a whole millisecond. */
+export const changeInstant = (world: World, { last }: Account): Micros =>
+  Math.floor(Math.max(world.clock, last) / 1_000) * 1_000 + 1_000;
+
+export const partsOf = (holds: Hold[]): Part[] => holds.flatMap((hold) => [...hold.parts.values()]);
+export const openOf = ({ holds }: Account): Hold[] =>
+  [...holds.values()].filter(({ state }) => state === "open");
+export const amountOf = (hold: Hold): bigint => sum(partsOf([hold]).map((part) => part.amount));
+
+export const postedOf = ({ journal }: World, account: number): bigint =>
+  sum(journal.map((it) => (it.to === `a${account}` ? it.amount : 0n))) -
+  sum(journal.map((it) => (it.from === `a${account}` ? it.amount : 0n)));
+export const heldOf = (account: Account): bigint => sum(openOf(account).map(amountOf));
+export const accruedOf = ({ holds, settled }: Account): bigint =>
+  sum([...holds.values()].map((hold) => (hold.seq > settled ? hold.cost : 0n)));
+export const availableOf = (world: World, account: number): bigint =>
+  postedOf(world, account) -
+  accruedOf(accountOf(world, account)) -
+  heldOf(accountOf(world, account));
+
+export const holdsOf = (world: World, child: number): Hold[] =>
+  [...accountOf(world, at(world.children, child).account).holds.values()].filter(
+    (hold) => hold.child === child,
+  );
 
 /** Captured plus open of a child, over the parts that `counts` picks. */
-export function usedOf(model: Model, child: number, counts: (part: Part) => boolean): bigint {
-  const holds = [...model.holds.values()].filter((hold) => hold.child === child);
-  return sum(
-    holds.flatMap((hold) =>
-      partsOf(hold)
+export const usedOf = (world: World, child: number, counts: (part: Part) => boolean): bigint =>
+  sum(
+    holdsOf(world, child).flatMap((hold) =>
+      partsOf([hold])
         .filter(counts)
         .map((part) => (hold.state === "open" ? part.amount : part.cost)),
     ),
   );
-}
+export const heldByChild = (world: World, child: number): bigint =>
+  sum(
+    holdsOf(world, child)
+      .filter(({ state }) => state === "open")
+      .map(amountOf),
+  );
 
-/** Ngonka left of each limit at an instant; null where none is set. */
-export function remainingOf(model: Model, child: number, at: number) {
-  const limits = model.children[child];
-  const left = (limit: bigint | null | undefined, used: bigint): bigint | null =>
-    limit === null || limit === undefined ? null : limit > used ? limit - used : 0n;
+const NO_LIMITS = { daily: null, monthly: null, total: null };
+
+/** What is left of each limit, below zero where it was lowered below what is used. */
+export function leftOf(world: World, child: number, now: Micros) {
+  const { daily, monthly, total } = world.children[child] ?? NO_LIMITS;
+  const less = (limit: bigint | null, counts: (part: Part) => boolean) =>
+    limit === null ? null : limit - usedOf(world, child, counts);
   return {
-    daily: left(
-      limits?.daily,
-      usedOf(model, child, (part) => part.day === dayOf(at)),
-    ),
-    monthly: left(
-      limits?.monthly,
-      usedOf(model, child, (part) => part.month === monthOf(at)),
-    ),
-    total: left(
-      limits?.total,
-      usedOf(model, child, () => true),
-    ),
+    daily: less(daily, (part) => dayOf(part.at) === dayOf(now)),
+    monthly: less(monthly, (part) => monthOf(part.at) === monthOf(now)),
+    total: less(total, () => true),
   };
 }
 
-export interface Asked {
-  id: string;
-  child: number;
-  part: number;
-  amount: bigint;
-  fingerprint: bigint;
-  seconds: number;
-}
-
-/** @returns "held", "open" or "ended" for a repeat, or the reason of the refusal */
-export function authorize(model: Model, asked: Asked, at: number): string {
-  const hold = model.holds.get(asked.id);
-  const before = hold?.parts.get(asked.part);
-  if (hold && before) {
-    if (before.fingerprint !== asked.fingerprint) return "idempotency_conflict";
-    return hold.state === "open" ? "open" : "ended";
-  }
-  if (model.children[asked.child]?.status !== "active") return "child_key_inactive";
-  if (asked.part > 0 && (hold?.state !== "open" || hold.child !== asked.child)) return "hold_ended";
-  const { daily, monthly, total } = remainingOf(model, asked.child, at);
-  for (const left of [daily, monthly, total]) {
-    if (left !== null && asked.amount > left) return "child_key_limit_exceeded";
-  }
-  if (asked.amount > availableOf(model)) return "insufficient_balance";
-
-  const opened: ModelHold = hold ?? {
-    child: asked.child,
-    state: "open",
-    parts: new Map(),
-    deadline: at + asked.seconds * 1_000,
-    endPrint: 0n,
-    cost: 0n,
-    seq: 0n,
-  };
-  const { amount, fingerprint } = asked;
-  const part = { amount, fingerprint, day: dayOf(at), month: monthOf(at), cost: 0n };
-  opened.parts.set(asked.part, part);
-  model.holds.set(asked.id, opened);
-  return "held";
-}
-
-/** @returns "captured" or the reason of the refusal */
-export function capture(model: Model, id: string, cost: bigint, print: bigint): string {
-  const hold = model.holds.get(id);
-  if (!hold) return "not_found";
-  if (hold.state === "voided") return "hold_ended";
-  if (hold.state === "captured") {
-    return hold.endPrint === print ? "captured" : "idempotency_conflict";
-  }
-  if (cost > sum(partsOf(hold).map((part) => part.amount))) return "capture_exceeds_hold";
-  let left = cost;
-  for (const [, part] of [...hold.parts].sort(([a], [b]) => a - b)) {
-    part.cost = lesser(left, part.amount);
-    left -= part.cost;
-  }
-  model.usageSeq += 1n;
-  Object.assign(hold, { state: "captured", cost, endPrint: print, seq: model.usageSeq });
-  return "captured";
-}
-
-/** @returns "voided" or the reason of the refusal */
-export function voidHold(model: Model, id: string): string {
-  const hold = model.holds.get(id);
-  if (!hold) return "not_found";
-  if (hold.state === "captured") return "hold_ended";
-  hold.state = "voided";
-  return "voided";
-}
-
-/** Voids what is past its deadline. @returns how many */
-export function sweep(model: Model, at: number): number {
-  const due = open(model).filter((hold) => hold.deadline <= at);
-  for (const hold of due) hold.state = "voided";
-  return due.length;
+/**
+ * The number that is meant; where none is open, one of the account's; new ones begin after all that
+ * any account knows.
+ */
+export function numberOf({ accounts }: World, account: number, { of, n }: Which): number {
+  const known = accounts.flatMap(({ holds }) => [...holds.keys()]);
+  const own = [...at(accounts, account).holds];
+  const open = own.filter(([, hold]) => hold.state === "open");
+  const lists = { new: [], any: known, open: (open.length > 0 ? open : own).map(([id]) => id) };
+  const list: number[] = lists[of];
+  return list[n % list.length] ?? Math.max(-1, ...known) + 1 + n;
 }
