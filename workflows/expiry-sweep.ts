@@ -1,5 +1,6 @@
-import { proxyActivities, setCurrentDetails } from "@temporalio/workflow";
-import { type KeyActivities, QUEUES } from "./contract.js";
+import { patched, proxyActivities, setCurrentDetails } from "@temporalio/workflow";
+import { QUEUES } from "./contract.js";
+import type { KeyActivities } from "./key-contract.js";
 import { counted } from "./words.js";
 
 const keys = proxyActivities<KeyActivities>({
@@ -7,12 +8,18 @@ const keys = proxyActivities<KeyActivities>({
   startToCloseTimeout: "1 hour",
   heartbeatTimeout: "30 seconds",
   retry: { maximumInterval: "30 seconds" },
-  summary: "record what expired, a page at a time",
+  summary: "record what is due, a page at a time",
 });
 
-/** Records expiries that no workflow of their own has recorded. */
+/**
+ * Records expiries of keys, and ends of the grace of replaced secrets, that no workflow of their
+ * own has recorded.
+ */
 export async function expirySweep(): Promise<number> {
-  const recorded = await keys.sweepExpiredKeys();
-  setCurrentDetails(`recorded the expiry of ${counted(recorded, "key")}`);
-  return recorded;
+  const expired = await keys.sweepExpiredKeys();
+  const ended = patched("graces") ? await keys.sweepEndedGraces() : 0;
+  setCurrentDetails(
+    `recorded the expiry of ${counted(expired, "key")}, the end of ${counted(ended, "grace")}`,
+  );
+  return expired + ended;
 }

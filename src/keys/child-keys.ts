@@ -5,6 +5,7 @@ import type { Db, Sql, Tx } from "../db/sql.js";
 import type { ChildCaller, Manager } from "./caller.js";
 import { audit, changeKeys, differences, graceEnd, mintSecret, refuseOthers } from "./changes.js";
 import { checkChildFields, checkExpiry, checkGrace } from "./fields.js";
+import { replaceSecret } from "./grace.js";
 import type { ChildFields, ChildKey } from "./key.js";
 import { getManagementKey } from "./management-keys.js";
 import {
@@ -151,6 +152,7 @@ export async function rotateChildKey(
     const { secret, hint } = await mintSecret(tx, { kind: "child", id, version, at, pepper });
     const until = graceEnd(at, graceSeconds);
     await rotateChildRow(tx, id, { version, hint, graceEnd: until, at });
+    await replaceSecret(tx, id, before, until);
     await announceKey(tx, id, false);
     await audit(tx, manager, at, "child_key.rotated", id, { graceSeconds, version });
     return { key: await readChild(tx, id), secret, previousUntil: until ?? at };

@@ -1,7 +1,8 @@
 import type { Id } from "../base/ids.js";
 import { type Db, only, type Tx } from "../db/sql.js";
 
-export type KeyTable = "child_key" | "management_key";
+export const KEY_TABLES = ["child_key", "management_key"] as const;
+export type KeyTable = (typeof KEY_TABLES)[number];
 
 export interface ExpiringKey {
   table: KeyTable;

@@ -1,16 +1,14 @@
-import { type Client, WorkflowNotFoundError } from "@temporalio/client";
-import { QUEUES, SIGNALS, searchAttributes, workflowIds } from "../../workflows/contract.js";
-import type { keyExpiry } from "../../workflows/key-expiry.js";
+import type { Client } from "@temporalio/client";
 import type { Id } from "../base/ids.js";
-import { DAY } from "../base/time.js";
 import { lockAccounts, type Sql } from "../db/sql.js";
 import {
-  type ExpiringKey,
   findExpiringKey,
+  KEY_TABLES,
   type KeyTable,
   recordExpired,
   unrecordedExpiries,
 } from "./expiry-store.js";
+import { startOrWake, wakeIfRunning } from "./reminder.js";
 
 export type Expiry =
   | { kind: "recorded"; expiresAt: Date }
@@ -20,19 +18,29 @@ export type Expiry =
   | { kind: "none" };
 
 const PAGE = 500;
-const TABLES: KeyTable[] = ["child_key", "management_key"];
-/** The server counts in nanoseconds, which end after 292 years. */
-const LONGEST_DELAY = 365 * DAY;
 
 /**
  * Records that a key has expired, once it has: an audit row, and word to every gateway. The key
  * stops at that instant whether this runs or not. Doing it again records nothing more.
+ *
+ * Whatever else is due by then goes on record too, a page of it: where Temporal is behind with many
+ * keys, the first one to get through makes up for all.
  */
 export async function recordExpiryIfDue(sql: Sql, id: Id): Promise<Expiry> {
-  const found = await findExpiringKey(sql, id);
-  if (!found) return { kind: "none" };
+  const key = await findExpiringKey(sql, id);
+  if (!key?.expiresAt || key.deleted) return { kind: "none" };
+  const { expiresAt, recorded, accountId } = key;
+  const expiry: Expiry = recorded
+    ? { kind: "recorded", expiresAt }
+    : await recordIfDue(sql, id, accountId);
+  // What fails here is not this key: it fails again for the sweep, where that is seen
+  if (expiry.kind === "recorded") await sweepPage(sql, key.table).catch(() => 0);
+  return expiry;
+}
+
+async function recordIfDue(sql: Sql, id: Id, accountId: Id): Promise<Expiry> {
   return await sql.begin(async (tx) => {
-    const [account] = await lockAccounts(tx, [found.accountId]);
+    const [account] = await lockAccounts(tx, [accountId]);
     const key = await findExpiringKey(tx, id);
     if (!account || !key?.expiresAt || key.deleted) return { kind: "none" };
     const { expiresAt } = key;
@@ -53,7 +61,7 @@ export async function recordExpiryIfDue(sql: Sql, id: Id): Promise<Expiry> {
  */
 export async function sweepExpiredKeys(sql: Sql, onPage: () => void = () => {}): Promise<number> {
   let all = 0;
-  for (const table of TABLES) {
+  for (const table of KEY_TABLES) {
     for (let recorded = 1; recorded > 0; all += recorded) {
       recorded = await sweepPage(sql, table);
       onPage();
@@ -82,37 +90,9 @@ async function sweepPage(sql: Sql, table: KeyTable): Promise<number> {
 export async function announceExpiry(sql: Sql, client: Client, id: Id): Promise<void> {
   const key = await findExpiringKey(sql, id);
   if (!key) return;
+  const { accountId, name, hint, waitMs } = key;
+  const ref = { keyId: id, accountId, name, hint };
   if (key.expiresAt && !key.deleted && !key.recorded) {
-    await startOrWake(client, id, key, Math.max(0, key.waitMs ?? 0));
-  } else if (await isRunning(client, id)) {
-    await startOrWake(client, id, key, 0);
-  }
-}
-
-/** A signal alone does not wake a workflow whose start is delayed; this does. */
-async function startOrWake(
-  client: Client,
-  id: Id,
-  { accountId, name, hint }: ExpiringKey,
-  waitMs: number,
-): Promise<void> {
-  await client.workflow.signalWithStart<typeof keyExpiry>("keyExpiry", {
-    workflowId: workflowIds.keyExpiry(id),
-    taskQueue: QUEUES.jobs,
-    args: [{ keyId: id, accountId, name, hint }],
-    signal: SIGNALS.expiryChanged,
-    startDelay: Math.min(waitMs, LONGEST_DELAY),
-    staticSummary: `expiry of key "${name}" (${hint})`,
-    typedSearchAttributes: searchAttributes({ job: "key-expiry", account: accountId, key: id }),
-  });
-}
-
-async function isRunning(client: Client, id: Id): Promise<boolean> {
-  try {
-    const { status } = await client.workflow.getHandle(workflowIds.keyExpiry(id)).describe();
-    return status.name === "RUNNING";
-  } catch (error) {
-    if (error instanceof WorkflowNotFoundError) return false;
-    throw error;
-  }
+    await startOrWake(client, "expiry", ref, waitMs ?? 0);
+  } else await wakeIfRunning(client, "expiry", ref);
 }

@@ -5,6 +5,7 @@ import type { Db, Sql, Tx } from "../db/sql.js";
 import type { Access, Manager, OwnerCaller } from "./caller.js";
 import { audit, changeKeys, differences, graceEnd, mintSecret, refuseOthers } from "./changes.js";
 import { checkExpiry, checkGrace, checkName } from "./fields.js";
+import { replaceSecret } from "./grace.js";
 import type { ManagementKey } from "./key.js";
 import {
   findManagement,
@@ -144,6 +145,7 @@ export async function rotateManagementKey(
     const { secret, hint } = await mintSecret(tx, { kind: "management", id, version, at, pepper });
     const until = graceEnd(at, graceSeconds);
     const key = await rotateManagementRow(tx, id, { version, hint, graceEnd: until, at });
+    await replaceSecret(tx, id, before, until);
     await announceKey(tx, id, false);
     await audit(tx, manager, at, "management_key.rotated", id, { graceSeconds, version });
     return { key, secret, previousUntil: until ?? at };

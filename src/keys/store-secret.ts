@@ -72,6 +72,20 @@ const childBySecret = (db: Db, hashes: Buffer[]) => db<FoundChild[]>`
     join management_key m on m.id = c.management_key_id
    where s.hash in ${db(hashes)} and s.kind = 'child'`;
 
+/** Whose a child is, which never changes, and which models it may use (null: all). */
+export interface ChildFacts {
+  account: Id;
+  managementKey: Id;
+  models: string[] | null;
+}
+
+export async function findChildById(db: Db, child: Id): Promise<ChildFacts | undefined> {
+  const [row] = await db<ChildFacts[]>`
+    select account_id as account, management_key_id as "managementKey", models
+      from child_key where id = ${child}`;
+  return row;
+}
+
 /**
  * Tells every gateway to forget the key, and the job that watches its expiry of a new time, once
  * this commits.
@@ -79,4 +93,9 @@ const childBySecret = (db: Db, hashes: Buffer[]) => db<FoundChild[]>`
 export async function announceKey(tx: Tx, key: Id, timed: boolean): Promise<void> {
   await tx`select pg_notify('key_changed', ${key})`;
   if (timed) await enqueue(tx, { kind: "key_expiry", key });
+}
+
+/** Forgets replaced secrets of these keys that have no grace. */
+export async function forgetReplacedSecrets(tx: Tx, keys: readonly Id[]): Promise<void> {
+  await tx`select forget_replaced_secrets(${[...keys]})`;
 }
