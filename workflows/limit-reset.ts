@@ -2,6 +2,7 @@ import {
   ApplicationFailure,
   executeChild,
   ParentClosePolicy,
+  patched,
   proxyActivities,
   setCurrentDetails,
   sleep,
@@ -18,23 +19,35 @@ import {
 } from "./contract.js";
 import { counted, gnk } from "./words.js";
 
-const options = {
-  taskQueue: QUEUES.jobs,
-  startToCloseTimeout: "12 hours",
-  heartbeatTimeout: "1 minute",
-  retry: { maximumInterval: "30 seconds" },
-} as const;
+const retry = { maximumInterval: "30 seconds" } as const;
 const { openPeriod } = proxyActivities<PeriodActivities>({
-  ...options,
+  taskQueue: QUEUES.jobs,
+  startToCloseTimeout: "15 seconds",
+  retry,
   summary: "has the period begun, is it done already?",
 });
+/** Long ones say every few seconds that they go on: one whose worker is gone is soon taken up. */
+const long = {
+  taskQueue: QUEUES.jobs,
+  startToCloseTimeout: "12 hours",
+  heartbeatTimeout: "10 seconds",
+  retry,
+} as const;
 const { rollCounters } = proxyActivities<PeriodActivities>({
-  ...options,
+  ...long,
   summary: "bring idle counters into the new period",
 });
+const { sumUpUsage } = proxyActivities<PeriodActivities>({
+  ...long,
+  summary: "sum up usage per day, child key and model",
+});
+const { tellOfResets } = proxyActivities<PeriodActivities>({
+  ...long,
+  summary: "record limit.reset events of keys that were in use",
+});
 const { closePeriod } = proxyActivities<PeriodActivities>({
-  ...options,
-  summary: "sum up the ended period per child key and model",
+  ...long,
+  summary: "put the ended period's totals on record",
 });
 
 /**
@@ -56,6 +69,11 @@ export async function limitReset(ref: PeriodRef): Promise<PeriodTotals> {
   setCurrentDetails(`${state.ended} ended: rolling idle counters`);
   await rollCounters(ref);
   setCurrentDetails(`${state.ended} ended: counters rolled, summing up its usage`);
+  if (patched("events before totals")) {
+    await sumUpUsage(ref);
+    setCurrentDetails(`${state.ended} ended: summed up, telling whom it concerns`);
+    await tellOfResets(ref);
+  }
   const totals = await closePeriod(ref);
   setCurrentDetails(inWords(totals));
   return totals;

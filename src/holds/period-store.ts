@@ -9,6 +9,8 @@ const COUNTERS = {
   month: { period: "month", used: "used_monthly" },
 } as const;
 
+const CAPS = { day: "limit_daily", month: "limit_monthly" } as const;
+
 /** Milliseconds until an instant by the database's clock; zero or less once it has passed. */
 export async function msUntil(db: Db, at: Date): Promise<number> {
   const { ms } = only(
@@ -36,9 +38,10 @@ export async function openReset(db: Db, { kind, firstDay }: Period): Promise<Res
 }
 
 /** Sums up the roll-ups of the days of the ended period, and finishes its reset. */
-export async function finishReset(db: Db, { kind, firstDay, ended }: Period): Promise<ResetRow> {
+export async function finishReset(tx: Tx, { kind, firstDay, ended }: Period): Promise<ResetRow> {
+  await tx`select lock_rollups()`;
   return only(
-    await db<ResetRow[]>`
+    await tx<ResetRow[]>`
       update period_reset r
          set requests = u.requests, cost = u.cost,
              finished_at = coalesce(r.finished_at, keytoll_clock())
@@ -102,45 +105,91 @@ export async function rollPage(tx: Tx, { kind, firstDay }: Period, keys: Id[]): 
      where kind = ${kind} and period = ${firstDay}`;
 }
 
-/** Accounts after `after` that may have usage captured since `since`. */
-export async function accountsActiveSince(db: Db, since: Date, after: Id, limit: number) {
-  const rows = await db<{ id: Id }[]>`
-    select id from account
-     where id > ${after} and (last_at >= ${since} or held > 0) order by id limit ${limit}`;
-  return rows.map((row) => row.id);
-}
-
-/** True where the reset that began after `day` has finished, and so the day is summed up. */
-export async function isSummedUp(db: Db, { firstDay }: Period): Promise<boolean> {
-  const rows = await db`
-    select from period_reset where kind = 'day' and period = ${firstDay}
-      and finished_at is not null`;
-  return rows.length > 0;
+export interface UsagePage {
+  /** Accounts that may have usage to sum up, ascending. */
+  accounts: Id[];
+  /** Those of them that something may still be captured in before the period begins. */
+  open: Id[];
 }
 
 /**
- * Sums up an account's usage captured in the day that ended when `next` began. Finds it by number:
- * numbers and times of an account's usage grow together, while a late capture's id may be of any
- * day before.
+ * The next accounts after `after` that were in use since `since`, or have usage that is not summed
+ * up. What is captured for others before `begins` can only be because a clock stepped back.
  */
-export async function rollUpAccount(db: Db, next: Period, account: Id): Promise<void> {
-  const { begins: from, firstDay: day } = next.ended;
-  await db`
-    insert into usage_rollup
-      (day, child_key_id, model, account_id, requests, input_tokens, output_tokens, cost)
-    select ${day}::date, u.child_key_id, coalesce(u.model, ''), u.account_id, count(*),
-           coalesce(sum(u.input_tokens), 0), coalesce(sum(u.output_tokens), 0), sum(u.request_cost)
-      from ended_hold u
-     where u.account_id = ${account}
-       and u.usage_seq > coalesce((
-             select e.usage_seq from ended_hold e
-              where e.account_id = ${account} and e.usage_seq > 0 and e.ended_at < ${from}
-              order by e.usage_seq desc limit 1), 0)
-       and u.ended_at >= ${from} and u.ended_at < ${next.begins}
-     group by 2, 3, 4 order by 2, 3
-    on conflict (day, child_key_id, model) do update
-       set requests = excluded.requests, input_tokens = excluded.input_tokens,
-           output_tokens = excluded.output_tokens, cost = excluded.cost`;
+export async function usagePage(
+  db: Db,
+  { begins, since }: { begins: Date; since: Date },
+  after: Id,
+  limit: number,
+): Promise<UsagePage> {
+  return only(
+    await db<UsagePage[]>`
+      select coalesce(array_agg(id order by id), '{}') as accounts,
+             coalesce(array_agg(id order by id) filter (where recent and last_at < ${begins}), '{}')
+               as open
+        from (select * from (
+                select a.id, a.last_at, a.last_at >= ${since} or a.held > 0 as recent,
+                       a.usage_seq > coalesce(r.seq, 0) as waiting
+                  from account a left join usage_rolled r on r.account_id = a.id
+                 where a.id > ${after}) x
+               where recent or waiting order by id limit ${limit}) page`,
+  );
+}
+
+/**
+ * Adds up to `limit` records of accounts to the roll-ups: those captured before `until` that are
+ * not in them yet. A transaction of its own.
+ *
+ * @returns whether more of them wait
+ */
+export async function rollUpUsage(db: Db, accounts: Id[], until: Date, limit: number) {
+  const { more } = only(
+    await db<{ more: boolean }[]>`
+      select more from roll_up_usage(${accounts}::uuid[], ${until}, ${limit})`,
+  );
+  return more;
+}
+
+export interface ChildReset {
+  child: Id;
+  account: Id;
+  /** In force now. */
+  limit: Ngonka;
+  /** Captured requests of the period that ended, and their cost. */
+  requests: bigint;
+  used: Ngonka;
+}
+
+export interface ChildPage {
+  /** Last key that was looked at; null: there are no more. */
+  last: Id | null;
+  children: ChildReset[];
+}
+
+/** Looks at the next `limit` child keys after `after`. */
+export async function usedChildren(
+  db: Db,
+  { kind }: Period,
+  days: string[],
+  after: Id,
+  limit: number,
+): Promise<ChildPage> {
+  const rows = await db<(ChildReset & { looked: Id })[]>`
+    select c.id as looked, c.id as child, c.account_id as account, c.cap as limit,
+           coalesce(u.requests, 0)::bigint as requests, coalesce(u.cost, 0)::bigint as used
+      from (select id, account_id, ${db(CAPS[kind])} as cap
+              from child_key where id > ${after} order by id limit ${limit}) c
+      left join lateral (
+        select sum(r.requests) as requests, sum(r.cost) as cost from usage_rollup r
+         where c.cap is not null and r.day = any(${days}::date[]) and r.child_key_id = c.id) u
+        on true
+     order by c.id`;
+  return {
+    last: rows.at(-1)?.looked ?? null,
+    children: rows
+      .filter(({ limit: cap, requests }) => cap !== null && requests > 0n)
+      .map(({ looked: _, ...child }) => child),
+  };
 }
 
 export async function newestFinished(db: Db, kind: Period["kind"]): Promise<Date | null> {

@@ -4,16 +4,18 @@ import type { Ngonka } from "../base/money.js";
 import { DAY } from "../base/time.js";
 import type { Sql } from "../db/sql.js";
 import {
-  accountsActiveSince,
+  type ChildPage,
   counterPage,
   enterPeriod,
   finishReset,
-  isSummedUp,
   msUntil,
   newestFinished,
   openReset,
   rollPage,
-  rollUpAccount,
+  rollUpUsage,
+  type UsagePage,
+  usagePage,
+  usedChildren,
 } from "./period-store.js";
 
 /** A calendar day or month in UTC, and the one that ended when it began. */
@@ -45,7 +47,9 @@ export type ResetState =
 
 const FIRST: Id = "00000000-0000-0000-0000-000000000000";
 const KEYS = 2_000;
-const ACCOUNTS = 200;
+const ACCOUNTS = 500;
+/** Usage records that are summed up in one transaction. */
+const RECORDS = 50_000;
 const NAMES = { day: /^\d{4}-\d{2}-\d{2}$/, month: /^\d{4}-\d{2}$/ };
 
 /**
@@ -76,17 +80,22 @@ export async function openPeriod(sql: Sql, period: Period): Promise<ResetState> 
   return finished ? { kind: "finished", totals } : { kind: "open" };
 }
 
+export interface Course {
+  /** Key or account to go on after, as last told to `onPage`. */
+  after?: Id;
+  /** Told after each step where a next attempt may take it up. */
+  onPage?: (last: Id) => void;
+}
+
 /**
  * Brings the counters of keys that are not in use into the period. Authorize does that for the
  * others, and counts right for these too: so nothing that a customer can see changes. Going on
  * after an interruption is safe.
- *
- * @param after  key to go on after, as last told to `onPage`
  */
 export async function rollCounters(
   sql: Sql,
   period: Period,
-  { after = FIRST, onPage = () => {} }: { after?: Id; onPage?: (last: Id) => void } = {},
+  { after = FIRST, onPage = () => {} }: Course = {},
 ): Promise<void> {
   for (let last: Id | null = after; last !== null; ) {
     const page = await counterPage(sql, period, last, KEYS);
@@ -102,21 +111,49 @@ export async function rollCounters(
 }
 
 /**
- * Sums up what was used in the period that ended, per day, child key and model, and finishes the
- * reset. Doing it again writes the same.
+ * Sums up what was captured until the period began, per day, child key and model. Each usage record
+ * is added once, by its number, whatever runs beside it or again; what came late for a day that was
+ * summed up before is added to that day.
  */
+export async function sumUpUsage(
+  sql: Sql,
+  period: Period,
+  { after = FIRST, onPage = () => {} }: Course = {},
+): Promise<void> {
+  const cut = { begins: period.begins, since: new Date(period.begins.getTime() - DAY) };
+  for (let last: Id | undefined = after; last !== undefined; ) {
+    const { accounts, open }: UsagePage = await usagePage(sql, cut, last, ACCOUNTS);
+    if (open.length > 0) await sql.begin((tx) => enterPeriod(tx, period, open));
+    while (accounts.length > 0 && (await rollUpUsage(sql, accounts, period.begins, RECORDS))) {
+      onPage(last);
+    }
+    last = accounts.at(-1);
+    if (last !== undefined) onPage(last);
+  }
+}
+
+/** Sums up the usage that is left, and finishes the reset. Doing it again writes the same. */
 export async function closePeriod(
   sql: Sql,
   period: Period,
-  onPage: () => void = () => {},
+  course: Course = {},
 ): Promise<ResetTotals> {
-  for (const next of nextDays(period)) {
-    const done = period.kind === "month" && (await isSummedUp(sql, next));
-    if (!done) await rollUpDay(sql, next, onPage);
-    onPage();
-  }
-  const { keysRolled, requests, cost } = await finishReset(sql, period);
+  await sumUpUsage(sql, period, course);
+  const { keysRolled, requests, cost } = await sql.begin((tx) => finishReset(tx, period));
   return { keysRolled, requests, cost };
+}
+
+/**
+ * Child keys that have a limit of this kind and were charged in the period that ended, once that is
+ * summed up, by pages in the order of their ids. A page may be empty and not the last.
+ */
+export async function childrenReset(
+  sql: Sql,
+  period: Period,
+  after: Id | null,
+  limit = KEYS,
+): Promise<ChildPage> {
+  return await usedChildren(sql, period, daysOf(period), after ?? FIRST, limit);
 }
 
 /** First instant of the newest period of a kind whose reset has finished; null where none has. */
@@ -124,25 +161,11 @@ export async function newestReset(sql: Sql, kind: Period["kind"]): Promise<Date 
   return await newestFinished(sql, kind);
 }
 
-/** For each day of the period that ended, the day after it. */
-function nextDays(period: Period): Period[] {
-  if (period.kind === "day") return [period];
-  const days: Period[] = [];
-  for (let at = period.ended.begins.getTime() + DAY; at <= period.begins.getTime(); at += DAY) {
-    days.push(readPeriod("day", nameOf("day", new Date(at))));
+/** Days of the period that ended. */
+function daysOf({ begins, ended }: Period): string[] {
+  const days: string[] = [];
+  for (let at = ended.begins.getTime(); at < begins.getTime(); at += DAY) {
+    days.push(nameOf("day", new Date(at)));
   }
   return days;
-}
-
-async function rollUpDay(sql: Sql, next: Period, onPage: () => void): Promise<void> {
-  for (let after: Id | undefined = FIRST; after !== undefined; ) {
-    const page = await accountsActiveSince(sql, next.ended.begins, after, ACCOUNTS);
-    // From here on nothing more can be captured in that day
-    await sql.begin((tx) => enterPeriod(tx, next, page));
-    for (const account of page) {
-      await rollUpAccount(sql, next, account);
-      onPage();
-    }
-    after = page.length === ACCOUNTS ? page.at(-1) : undefined;
-  }
 }
