@@ -5,25 +5,33 @@ import type { Config } from "./base/config.js";
 import { newId } from "./base/ids.js";
 import type { Log } from "./base/log.js";
 import { openRedis } from "./db/redis.js";
+import { applicationUrl } from "./db/role.js";
 import { connect } from "./db/sql.js";
 import { createAuthenticator } from "./edge/auth.js";
 import { createHealth, createHealthDoor } from "./edge/health.js";
 import { managementRoutes } from "./edge/management.js";
 import { createMetrics } from "./edge/metrics.js";
 import { createOpenAiDoor } from "./edge/openai.js";
+import { webhookRoutes } from "./edge/webhooks.js";
 import { connectHandler } from "./edge/wire/connect.js";
 import { type ServiceTable, service } from "./edge/wire/handlers.js";
 import { withHealth } from "./edge/wire/health.js";
 import { withReflection } from "./edge/wire/reflection.js";
 import { restHandler } from "./edge/wire/rest.js";
+import { toRpcFailure } from "./edge/wire/status.js";
 import { AccountService } from "./gen/keytoll/v1/account_pb.js";
 import { AdminService } from "./gen/keytoll/v1/admin_pb.js";
 import { AuthService } from "./gen/keytoll/v1/auth_pb.js";
 import { HoldService } from "./gen/keytoll/v1/hold_pb.js";
 import { InferenceService } from "./gen/keytoll/v1/inference_pb.js";
 import { KeyService } from "./gen/keytoll/v1/key_pb.js";
+import { WebhookService } from "./gen/keytoll/v1/webhook_pb.js";
+import { createDelivery } from "./holds/delivery/deliver.js";
+import { createHandover } from "./holds/delivery/handover.js";
+import { createSpool } from "./holds/delivery/spool.js";
 import { createHolds } from "./holds/engine.js";
 import { keepLease } from "./holds/lease.js";
+import { noticing } from "./holds/notice.js";
 import { holdHandlers } from "./holds/rpc.js";
 import { keepSweeping } from "./holds/sweeper.js";
 import { createInference } from "./inference/inference.js";
@@ -33,7 +41,12 @@ import { createKeyring } from "./keys/authenticate.js";
 import { createRateLimiter } from "./keys/rate-limit.js";
 import { keyHandlers } from "./keys/rpc.js";
 import { createPriceBook } from "./pricing/prices.js";
+import { openClient } from "./temporal/client.js";
 import { VERSION } from "./version.js";
+import { keepRefusals } from "./webhooks/notices.js";
+import { webhookHandlers } from "./webhooks/rpc.js";
+import { createTargets } from "./webhooks/targets.js";
+import { createVault } from "./webhooks/vault.js";
 
 /** Batches run on connections of their own, so that a slow list of keys never holds up money. */
 const MONEY_CONNECTIONS = 6;
@@ -58,7 +71,9 @@ export async function createApp(
   env: Record<string, string | undefined>,
   log: Log,
 ): Promise<App> {
-  const url = required(config.databaseUrl, "DATABASE_URL");
+  const url = await applicationUrl(required(config.databaseUrl, "DATABASE_URL"), (message) =>
+    log.warn(message),
+  );
   const [pepper] = config.secrets;
   const specs = readUpstreams(config, env);
   const gateway = newId();
@@ -66,17 +81,25 @@ export async function createApp(
   const sql = connect(url, { name: "keytoll", max: OTHER_CONNECTIONS });
   const redis = config.redisUrl === undefined ? undefined : openRedis(config.redisUrl);
   const lease = await keepLease(sql, gateway, log);
-  const sweeper = keepSweeping(sql, log);
-  const metrics = createMetrics(sql);
+  const metrics = createMetrics(sql, VERSION);
   const keyring = createKeyring(sql, config.secrets);
   const prices = createPriceBook(sql);
   const upstreams = createUpstreams(specs);
-  const holds = metrics.measured(createHolds(money, { gateway }));
-  const inference = createInference({ holds, prices, upstreams, log });
+  const refusals = keepRefusals(sql, log);
+  const holds = noticing(metrics.measured(createHolds(money, { gateway })), refusals.note);
+  const temporal = temporalOf(config);
+  const handOver = temporal && createHandover(temporal.client, log);
+  const spool = createSpool({ dataDir: config.dataDir, log });
+  const delivery = createDelivery({ sql, holds, spool, handOver, log });
+  metrics.watchDelivery(delivery);
+  // What an earlier gateway could not deliver comes before all else
+  if (!(await delivery.deliver())) throw new Error("Postgres does not answer");
+  const sweeper = keepSweeping(sql, log, delivery.deliver);
+  const inference = createInference({ holds, delivery, prices, upstreams, log });
   const limiter = createRateLimiter({ redis, log });
   const { adminToken, secrets, production } = config;
   const authenticator = createAuthenticator({ keyring, secrets, adminToken });
-  const health = createHealth({ sql, redis, upstreams: specs.length, lease });
+  const health = createHealth({ sql, redis, upstreams: specs.length, lease, delivery });
 
   const { requireOwner, requireOwnerOrManager, requireChild, requireAdmin } = authenticator;
   const own = [
@@ -94,7 +117,26 @@ export async function createApp(
         requireOwnerOrManager,
       }),
     ),
-    service(HoldService, holdHandlers({ sql, holds, prices, keyring, requireOwnerOrManager })),
+    service(
+      HoldService,
+      holdHandlers({
+        sql,
+        holds,
+        prices,
+        keyring,
+        requireOwnerOrManager,
+        explain: (error, call) => toRpcFailure(error, call, log),
+      }),
+    ),
+    service(
+      WebhookService,
+      webhookHandlers({
+        sql,
+        requireOwner,
+        targets: createTargets({ production, allowPrivate: config.webhookAllowPrivate }),
+        vault: createVault(secrets),
+      }),
+    ),
     service(InferenceService, inferenceHandlers({ inference, limiter, requireChild })),
     service(
       AdminService,
@@ -113,7 +155,7 @@ export async function createApp(
   );
   const openAi = createOpenAiDoor({ inference, limiter, sql, requireChild, log });
   const healthDoor = createHealthDoor({ health, metrics, authenticator, production, log });
-  const rest = restHandler(managementRoutes(own), log);
+  const rest = restHandler([...managementRoutes(own), ...webhookRoutes(own)], log);
   const rpc = connectHandler({ services, log, fallback: rest });
 
   return {
@@ -129,13 +171,20 @@ export async function createApp(
     async close() {
       inference.close();
       await sweeper.stop();
+      await delivery.close();
       await holds.close();
+      await refusals.stop();
       await lease.stop();
-      await Promise.all([keyring.stop(), prices.stop(), upstreams.close()]);
+      await Promise.all([keyring.stop(), prices.stop(), upstreams.close(), temporal?.close()]);
       redis?.disconnect();
       await Promise.all([money.end({ timeout: 5 }), sql.end({ timeout: 5 })]);
     },
   };
+}
+
+/** Undefined where none is configured: a gateway works without. */
+function temporalOf({ temporalAddress: address, temporalNamespace: namespace }: Config) {
+  return address === undefined ? undefined : openClient({ address, namespace });
 }
 
 function required(value: string | undefined, name: string): string {
@@ -148,6 +197,6 @@ const pathOf = (request: IncomingMessage): string => (request.url ?? "/").split(
 /** The path with its ids taken out, for metrics: few names, whatever callers make up. */
 function routeName(path: string): string {
   const known =
-    /^\/(?:api\/(?:v1|auth|account|management|admin)|v1|healthz|readyz|metrics|keytoll\.v1\.[A-Za-z]+)/;
+    /^\/(?:api\/(?:v1|auth|account|management|webhooks|admin)|v1|healthz|readyz|metrics|keytoll\.v1\.[A-Za-z]+)/;
   return known.exec(path)?.[0] ?? "other";
 }

@@ -1,7 +1,15 @@
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { newId } from "../src/base/ids.js";
 import { HOUSE, postTransfer, settlementLag, settleShard } from "../src/ledger/ledger.js";
-import { aChild, anAccount, aWorld, use, type World } from "./workflows/world.js";
+import {
+  aChild,
+  anAccount,
+  aWorld,
+  breakUsage,
+  mendUsage,
+  use,
+  type World,
+} from "./workflows/world.js";
 
 let world: World;
 beforeEach(async () => {
@@ -81,10 +89,48 @@ test("an account that cannot be settled is named with its reason and stops no ot
 
   const settled = await settleShard(sql, 0);
   expect(settled).toMatchObject({ accounts: 1, records: 3, amountNgonka: "21", behind: 3 });
-  expect(settled.failed).toEqual([
-    { account: bad.account, reason: expect.stringContaining("has a gap between 1 and 3") },
-  ]);
+  const reason = expect.stringContaining("has a gap between 1 and 3");
+  expect(settled.failed).toMatchObject([{ account: bad.account, reason, attempts: 1 }]);
   expect(await settlementLag(sql)).toMatchObject({ accounts: 1, behind: 3n });
+});
+
+test("an account that cannot be settled is tried ever more rarely, and again at once when it is due", async () => {
+  const { sql, holds } = world;
+  const bad = await aChild(sql, await anAccount(sql, { shard: 0 }));
+  await use(holds, bad, 3);
+  await breakUsage(sql, bad.account);
+  const pauses: number[] = [];
+  for (let attempts = 1; attempts <= 9; attempts++) {
+    await settleShard(sql, 0);
+    const tries: number[] = [];
+    const onFailed = () => void tries.push(1);
+    await settleShard(sql, 0, { onFailed });
+    expect(tries).toEqual([]);
+    const [row] = await sql<{ attempts: number; seconds: number }[]>`
+      select attempts, extract(epoch from next_at - last_at)::int as seconds
+        from settlement_set_aside`;
+    expect(row?.attempts).toBe(attempts);
+    pauses.push(row?.seconds ?? 0);
+    await sql`update settlement_set_aside set next_at = keytoll_clock()`;
+  }
+  expect(pauses).toEqual([30, 60, 120, 240, 480, 960, 1_920, 3_600, 3_600]);
+
+  await mendUsage(sql, bad.account);
+  expect(await settleShard(sql, 0)).toMatchObject({ accounts: 1, records: 3, failed: [] });
+  const [row] = await sql`select settled_at is not null as settled from settlement_set_aside`;
+  expect(row).toEqual({ settled: true });
+});
+
+test("an outage of the database sets no account aside", async () => {
+  const { sql, holds } = world;
+  const key = await aChild(sql, await anAccount(sql, { shard: 0 }));
+  await use(holds, key, 1);
+  await sql.unsafe(`
+    create or replace function settle_account(p_account uuid, p_max int,
+      out records bigint, out amount bigint, out behind bigint) language plpgsql as $$
+    begin raise exception 'terminating' using errcode = '57P01'; end $$`);
+  await expect(settleShard(sql, 0)).rejects.toThrow("terminating");
+  expect(await sql`select from settlement_set_aside`).toEqual([]);
 });
 
 test("the same transfer is posted once, and another one under its reference is refused", async () => {

@@ -119,6 +119,26 @@ test("a child key pays exactly what its answer says, once, until its limit and i
   await expectBooksAreRight();
 });
 
+test("gateway and worker act as the application's role, which cannot change what is on record", {
+  timeout: LONG,
+}, async () => {
+  await sql.unsafe(`
+    create table who (name text);
+    grant insert on who to public;
+    create function note_who() returns trigger language plpgsql as
+      $$ begin insert into who values (tg_table_name || ' ' || current_user); return new; end $$;
+    create trigger who after insert on open_hold for each row execute function note_who();
+    create trigger who after insert on settlement_post for each row execute function note_who()`);
+  const shop = await openShop(system, "role@example.com");
+  await shop.expectSettled(costOf([await shop.chat()]));
+  const names = await sql<{ name: string }[]>`select distinct name from who order by 1`;
+  await sql.unsafe("drop function note_who() cascade; drop table who");
+  expect(names.map((row) => row.name)).toEqual([
+    "open_hold keytoll_app",
+    "settlement_post keytoll_app",
+  ]);
+});
+
 test("with Temporal away no request fails, limits hold, and settlement catches up afterwards", {
   timeout: LONG,
 }, async () => {

@@ -4,6 +4,7 @@ import { DAY, now } from "../src/base/time.js";
 import { announceExpiry } from "../src/keys/expiry.js";
 import { openClient } from "../src/temporal/client.js";
 import { claim, enqueue, outboxState } from "../src/temporal/outbox.js";
+import { dropGivenUp, listGivenUp, retryGivenUp } from "../src/temporal/outbox-care.js";
 import { type RelayOptions, startRelay } from "../src/temporal/relay.js";
 import { workflowIds } from "../workflows/contract.js";
 import { freshNamespace, temporalAddress } from "./support/services.js";
@@ -129,4 +130,29 @@ test("an entry that a relay took and never finished is taken over by another", a
   await isEmpty();
   await running.stop();
   expect(told).toEqual(["left behind"]);
+});
+
+test("an operator has an entry told anew, or drops it for good, and the audit trail says why", async () => {
+  const { sql } = world;
+  for (const key of ["mended", "hopeless"]) await enqueue(sql, { kind: "note", key });
+  await sql`update outbox set set_aside = true, attempts = 20, last_error = 'no such thing'`;
+  const [mended, hopeless] = await listGivenUp(sql, 9);
+  if (!mended || !hopeless) throw new Error("two were given up");
+  const order = { by: "Ada", reason: "looked at it" };
+  const told: string[] = [];
+  const running = relay({ deliver: { note: async (key) => void told.push(key) } });
+
+  expect(await dropGivenUp(sql, hopeless.id, order)).toMatchObject({ key: "hopeless" });
+  expect(await dropGivenUp(sql, hopeless.id, order)).toBeUndefined();
+  expect(await retryGivenUp(sql, null, order)).toMatchObject([{ key: "mended" }]);
+  expect(await retryGivenUp(sql, mended.id, order)).toEqual([]);
+  await isEmpty();
+  await running.stop();
+  expect(told).toEqual(["mended"]);
+  const audited = await sql`
+    select action, subject, change from audit_event where action like 'outbox.%' order by id`;
+  expect(audited).toMatchObject([
+    { action: "outbox.dropped", subject: `${hopeless.id}`, change: { ...order, key: "hopeless" } },
+    { action: "outbox.retried", subject: `${mended.id}`, change: { ...order, key: "mended" } },
+  ]);
 });

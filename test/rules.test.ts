@@ -25,7 +25,7 @@ const FLOORS: readonly (readonly string[])[] = [
   ["src/gen"],
   ["src/base"],
   ["src/db", "src/temporal"],
-  ["src/pricing", "src/ledger"],
+  ["src/pricing", "src/ledger", "src/webhooks"],
   ["src/keys", "src/accounts"],
   ["src/holds"],
   ["src/inference"],

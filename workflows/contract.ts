@@ -5,7 +5,11 @@
  */
 
 /** Task queues. A slow job must not starve the books, so they have workers of their own. */
-export const QUEUES = { jobs: "keytoll-jobs", books: "keytoll-books" } as const;
+export const QUEUES = {
+  jobs: "keytoll-jobs",
+  books: "keytoll-books",
+  webhooks: "keytoll-webhooks",
+} as const;
 
 /**
  * What an operator can search for in Temporal's UI, all keywords. Opaque ids only: they are never
@@ -21,11 +25,17 @@ export const SEARCH_ATTRIBUTES = [
 /** Values of the search attribute KeytollJob. */
 export type Job =
   | "key-expiry"
+  | "key-grace"
+  | "key-reannounce"
   | "expiry-sweep"
   | "limit-reset"
   | "settlement"
   | "hold-recovery"
-  | "partitions";
+  | "settle-hold"
+  | "partitions"
+  | "reconcile"
+  | "webhook-endpoint"
+  | "webhook";
 
 /** Search attributes of one workflow, as Temporal's client and workflows take them. */
 export function searchAttributes(of: {
@@ -50,29 +60,38 @@ export const SHARDS = [0, 1, 2, 3] as const;
 
 export const workflowIds = {
   keyExpiry: (keyId: string) => `key-expiry/${keyId}`,
+  keyGrace: (keyId: string) => `key-grace/${keyId}`,
   settlement: (shard: number) => `settlement/${shard}`,
+  settleHold: (holdId: string) => `settle-hold/${holdId}`,
   limitReset: ({ kind, period }: PeriodRef) => `limit-reset/${kind}/${period}`,
+  webhookEndpoint: (endpointId: string) => `webhook-endpoint/${endpointId}`,
+  webhook: (deliveryId: string) => `webhook/${deliveryId}`,
 };
 
-export const SIGNALS = { expiryChanged: "expiryChanged", settleNow: "settleNow" } as const;
+export const SIGNALS = {
+  expiryChanged: "expiryChanged",
+  graceChanged: "graceChanged",
+  settleNow: "settleNow",
+} as const;
 
-/** A child or management key as an operator may see it. */
-export interface KeyRef {
-  keyId: string;
-  accountId: string;
-  name: string;
-  /** Prefix and last four characters. */
-  hint: string;
+/** What an operator may order of a running workflow. Each wants an `Order`, and is audited. */
+export const UPDATES = {
+  pause: "pause",
+  resume: "resume",
+  retryAccount: "retryAccount",
+  giveUp: "giveUp",
+} as const;
+
+/** What an operator may ask a running workflow: how it stands. */
+export const QUERIES = { state: "state" } as const;
+
+/** Who orders something that is not routine, and why. Both go to the audit trail. */
+export interface Order {
+  /** The operator, as they call themselves, 1 to 100 characters. */
+  by: string;
+  /** 1 to 200 characters. */
+  reason: string;
 }
-
-/** What a look at a key's row found. */
-export type ExpiryState =
-  /** Its expiry has passed and is on record, since now or since before. */
-  | { kind: "recorded"; expiresAt: string }
-  /** It expires in `waitMs` by the database's clock. */
-  | { kind: "waiting"; expiresAt: string; waitMs: number }
-  /** It is deleted, or does not expire any more. */
-  | { kind: "none" };
 
 /** A calendar period by the name of the one that begins: 2026-11-23, 2026-11. */
 export interface PeriodRef {
@@ -105,8 +124,41 @@ export interface Settled {
   behind: number;
   /** Age of the oldest of them, in whole seconds; 0 where there is none. */
   oldestSeconds: number;
-  /** Accounts that could not be settled; the others were. */
-  failed: { account: string; reason: string }[];
+  /** Accounts that are set aside, longest first, 20 at most; the others were settled. */
+  failed: FailedAccount[];
+}
+
+/** An account whose usage cannot be posted. */
+export interface FailedAccount {
+  account: string;
+  reason: string;
+  /** When it is tried again by itself. Recorded histories may lack it. */
+  nextAt?: string;
+}
+
+/** What an operator's retry of an account came to. */
+export type Retried =
+  | { kind: "settled"; records: number; amountNgonka: string }
+  /** It stays set aside. */
+  | { kind: "failed"; reason: string }
+  | { kind: "not_set_aside" };
+
+/** How a settlement workflow stands. */
+export interface SettlementState {
+  shard: number;
+  paused: Pause | null;
+  /** Posted since this workflow was first started. */
+  records: number;
+  amountNgonka: string;
+  /** Captured records that were not posted yet at the last look. */
+  behind: number;
+  oldestSeconds: number;
+  setAside: FailedAccount[];
+}
+
+export interface Pause extends Order {
+  /** ISO 8601. */
+  since: string;
 }
 
 export interface Swept {
@@ -116,23 +168,91 @@ export interface Swept {
   voided: number;
 }
 
+/** How a request of our own gateway ended, where Postgres did not take it at once. */
+export interface HoldEnding {
+  accountId: string;
+  holdId: string;
+  /** What it cost and why; null: nothing, its hold is given back. */
+  capture: {
+    costNgonka: string;
+    inputTokens: string;
+    outputTokens: string;
+    /** Counted by us, not reported by the upstream. */
+    estimated: boolean;
+    /** Of the request, so that doing it again is told from doing something else. */
+    fingerprint: string;
+  } | null;
+}
+
+export type HoldSettled =
+  /** What the customer pays. */
+  | { kind: "captured"; costNgonka: string }
+  | { kind: "voided" }
+  /** A sweep had ended it: what it cost above what was captured then is the house's loss. */
+  | { kind: "too_late" }
+  /** An operator ended the tries: the hold is left to its deadline. */
+  | { kind: "given_up" };
+
 /** Activities on the queue `books`. */
 export interface BooksActivities {
   settleShard(shard: number): Promise<Settled>;
   sweepHolds(): Promise<Swept>;
+  settleHold(ending: HoldEnding): Promise<HoldSettled>;
+  retryAccount(account: string, order: Order): Promise<Retried>;
+  /** Writes what an operator ordered to the audit trail. */
+  noteOrder(deed: Deed): Promise<void>;
 }
 
-/** Activities on the queue `jobs`. */
-export interface KeyActivities {
-  recordExpiryIfDue(keyId: string): Promise<ExpiryState>;
-  /** @returns number of keys whose expiry was recorded */
-  sweepExpiredKeys(): Promise<number>;
+/** An operator's order, as the audit trail has it. */
+export interface Deed extends Order {
+  /** `<noun>.<past verb>`: settlement.paused */
+  action: string;
+  /** Id of what it is about: of a workflow, or of a hold. */
+  subject: string;
+  account?: string;
+}
+
+/** A reconciliation, by the UTC day that it is for. */
+export interface Reconciled {
+  /** 2026-11-23 */
+  day: string;
+  invariants: number;
+  /** Usage records that were looked at. */
+  records: number;
+  /** From the first row on, not from a checkpoint. */
+  whole: boolean;
+  /** What is not as it should be, in the order of the invariants, 20 at most. */
+  differences: { invariant: number; subject: string; reason: string }[];
+  /** All of them. */
+  count: number;
+}
+
+export type ReconcileState = { kind: "open"; day: string } | { kind: "finished"; done: Reconciled };
+
+/** What is asked of a reconciliation. Absent: what the Schedule asks. */
+export interface ReconcileOrder {
+  /** 2026-11-23; absent: the day of the Schedule's time, else the database's. */
+  day?: string;
+  /** Looks again though that day is done. */
+  again?: boolean;
+}
+
+/** Activities on the queue `books`. */
+export interface ReconcileActivities {
+  openReconcile(order: ReconcileOrder): Promise<ReconcileState>;
+  /** Recomputes the invariants and notes the differences. */
+  proveBooks(day: string): Promise<void>;
+  /** Looks for what waits too long or was set aside, and notes it. */
+  examineBacklog(day: string): Promise<void>;
+  closeReconcile(day: string): Promise<Reconciled>;
 }
 
 /** Activities on the queue `jobs`. */
 export interface PeriodActivities {
   openPeriod(ref: PeriodRef): Promise<PeriodState>;
   rollCounters(ref: PeriodRef): Promise<void>;
+  sumUpUsage(ref: PeriodRef): Promise<void>;
+  tellOfResets(ref: PeriodRef): Promise<void>;
   closePeriod(ref: PeriodRef): Promise<PeriodTotals>;
   /** @returns number of partitions that were made */
   makePartitions(): Promise<number>;

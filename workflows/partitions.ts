@@ -4,7 +4,7 @@ import { counted } from "./words.js";
 
 const { makePartitions } = proxyActivities<PeriodActivities>({
   taskQueue: QUEUES.jobs,
-  startToCloseTimeout: "5 minutes",
+  startToCloseTimeout: "1 minute",
   retry: { maximumInterval: "30 seconds" },
   summary: "make the monthly partitions that are missing",
 });

@@ -6,17 +6,16 @@ import { MAX_NGONKA, type Ngonka } from "../base/money.js";
 import { lockForChange, recordAudit } from "../db/change.js";
 import { type Db, inTransaction, type Sql, type Tx } from "../db/sql.js";
 import { HOUSE, postTransfer } from "../ledger/ledger.js";
+import { type Backlog, readBacklog } from "./backlog-store.js";
 import { checkEmail, checkPassword } from "./fields.js";
 import { hashPassword, isPassword } from "./password.js";
 import {
   type Account,
   addToPosted,
-  type Backlog,
   findAccount,
   findByReferralCode,
   findLogin,
   insertAccount,
-  readBacklog,
   readPosted,
   readTransfer,
   selectAccounts,
@@ -120,7 +119,7 @@ export async function getAccount(db: Db, account: Id): Promise<Account> {
   return found;
 }
 
-/** What waits to be done: open holds, unsettled usage, outbox entries. */
+/** What waits to be done or was set aside, how old the oldest is, and what the newest pass found. */
 export const getBacklog = (db: Db): Promise<Backlog> => readBacklog(db);
 
 /** All accounts, or the one with an e-mail, newest first. */

@@ -22,6 +22,7 @@ import {
   resumeAccount,
   suspendAccount,
 } from "./accounts.js";
+import type { Backlog } from "./backlog-store.js";
 import { encodeAccount, encodeTransfer } from "./rpc.js";
 
 interface Call {
@@ -72,7 +73,7 @@ function adminAccountHandlers({ sql, requireAdmin, health }: AdminHandling) {
     async getStatus(_request: GetStatusRequest, call: Call) {
       await requireAdmin(call.authorization);
       const [backlog, known] = await Promise.all([getBacklog(sql), health()]);
-      return { ...known, ...backlog, databaseTime: timestampFromDate(backlog.databaseTime) };
+      return { ...known, ...encodeBacklog(backlog) };
     },
   };
 }
@@ -95,6 +96,23 @@ function adminPriceHandlers({ sql, requireAdmin }: AdminHandling) {
       await requireAdmin(call.authorization);
       return { data: (await listPrices(sql)).map(encodePrice) };
     },
+  };
+}
+
+function encodeBacklog({ databaseTime, accountsSetAside, reconciliation, ...counts }: Backlog) {
+  return {
+    ...counts,
+    databaseTime: timestampFromDate(databaseTime),
+    accountsSetAside: accountsSetAside.map(({ account, reason, attempts, since, nextAt }) => ({
+      ...{ accountId: account, reason, attempts },
+      ...{ since: timestampFromDate(since), nextAt: timestampFromDate(nextAt) },
+    })),
+    ...(reconciliation && {
+      reconciliation: {
+        ...reconciliation,
+        finishedAt: timestampFromDate(reconciliation.finishedAt),
+      },
+    }),
   };
 }
 

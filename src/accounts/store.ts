@@ -127,22 +127,3 @@ export async function selectTransfers(db: Db, account: Id, page: Page): Promise<
        and (${page.after}::uuid is null or t.id < ${page.after}::uuid)
      order by t.id desc limit ${page.limit + 1}`;
 }
-
-/** What waits to be done, and the clock that decides. */
-export interface Backlog {
-  databaseTime: Date;
-  openHolds: bigint;
-  unsettledRecords: bigint;
-  outboxEntries: bigint;
-}
-
-export async function readBacklog(db: Db): Promise<Backlog> {
-  return only(
-    await db<Backlog[]>`
-      select keytoll_clock() as "databaseTime",
-             (select count(*) from open_hold where part = 0) as "openHolds",
-             (select coalesce(sum(usage_seq - settled_seq), 0)::bigint from account
-               where usage_seq > settled_seq) as "unsettledRecords",
-             (select count(*) from outbox where not set_aside) as "outboxEntries"`,
-  );
-}

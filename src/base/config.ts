@@ -1,3 +1,4 @@
+import { isIP } from "node:net";
 import { resolve } from "node:path";
 
 /** Everything the environment decides. Ports: 0 means a free one. */
@@ -17,6 +18,8 @@ export interface Config {
   upstreamUrl: string | undefined;
   upstreamKey: string | undefined;
   upstreamsFile: string | undefined;
+  /** Private ranges, as CIDR, that webhooks may go to. */
+  webhookAllowPrivate: string[];
   logLevel: string;
 }
 
@@ -29,6 +32,7 @@ const KNOWN = [
   "KEYTOLL_UPSTREAM_URL",
   "KEYTOLL_UPSTREAM_KEY",
   "KEYTOLL_UPSTREAMS_FILE",
+  "KEYTOLL_WEBHOOK_ALLOW_PRIVATE",
   "KEYTOLL_LOG_LEVEL",
 ] as const;
 const LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"];
@@ -67,6 +71,7 @@ export function readConfig(env: Env): Config {
     upstreamUrl: url(env, "KEYTOLL_UPSTREAM_URL", ["http:", "https:"]),
     upstreamKey: text(env, "KEYTOLL_UPSTREAM_KEY"),
     upstreamsFile: text(env, "KEYTOLL_UPSTREAMS_FILE"),
+    webhookAllowPrivate: ranges(env, "KEYTOLL_WEBHOOK_ALLOW_PRIVATE"),
     logLevel,
   };
 }
@@ -93,6 +98,18 @@ function url(env: Env, name: string, protocols: string[]): string | undefined {
     throw new Error(`${name}: not a URL that starts with ${wanted}`);
   }
   return value;
+}
+
+function ranges(env: Env, name: string): string[] {
+  const list = (text(env, name)?.split(",") ?? []).map((range) => range.trim());
+  for (const range of list) {
+    const [address = "", bits = "", ...more] = range.split("/");
+    const longest = { 0: -1, 4: 32, 6: 128 }[isIP(address)] ?? -1;
+    if (!/^[0-9]{1,3}$/.test(bits) || Number(bits) > longest || more.length > 0) {
+      throw new Error(`${name}: "${range}" is not a range like 10.0.0.0/8 or fd00::/8`);
+    }
+  }
+  return list;
 }
 
 function adminToken(env: Env): string | undefined {

@@ -13,10 +13,13 @@ Runs until SIGTERM or Ctrl-C, and lets running requests end then. Several may ru
 Needs a migrated database; works without Temporal and without Redis.
 
   DATABASE_URL          Postgres
+  TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE   takes finished requests that Postgres does not take
+  KEYTOLL_DATA_DIR      keeps them where Temporal is away too (.keytoll); it must survive a restart
   KEYTOLL_SECRET        at least 32 bytes; several, newest first, separated by commas
   KEYTOLL_ADMIN_TOKEN   at least 32 bytes; without it nobody is admin
   REDIS_URL             rate limits of all gateways together; else each counts for itself
   PORT, GRPC_PORT       8080, 8081
+  KEYTOLL_WEBHOOK_ALLOW_PRIVATE   private ranges that webhooks may go to: 10.0.0.0/8,fd00::/8
   KEYTOLL_UPSTREAM_URL and _KEY, or KEYTOLL_UPSTREAMS_FILE   where inference goes`,
 
   async run(args) {

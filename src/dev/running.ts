@@ -1,5 +1,7 @@
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import type { Config } from "../base/config.js";
+import { readOrNothing } from "./processes.js";
 import { readRunFile } from "./run-file.js";
 
 /**
@@ -30,4 +32,14 @@ export function findGateway(config: Config): { http: string; adminToken: string 
   throw new Error(
     `no admin token: set KEYTOLL_ADMIN_TOKEN, or start the system (nothing runs on ${config.dataDir})`,
   );
+}
+
+/**
+ * Where a command finds Temporal: the configured one, else that of the system running on this data
+ * folder.
+ */
+export function findTemporalPlace(config: Config): { address: string; namespace: string } {
+  const port = readOrNothing(join(config.dataDir, "temporal-port"))?.trim() ?? "7233";
+  const address = config.temporalAddress ?? `127.0.0.1:${port}`;
+  return { address, namespace: config.temporalNamespace };
 }

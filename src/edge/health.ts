@@ -4,6 +4,7 @@ import { refuse } from "../base/errors.js";
 import { newId } from "../base/ids.js";
 import type { Log } from "../base/log.js";
 import type { Sql } from "../db/sql.js";
+import type { Delivery } from "../holds/delivery/deliver.js";
 import type { Lease } from "../holds/lease.js";
 import type { Authenticator } from "./auth.js";
 import type { Metrics } from "./metrics.js";
@@ -28,12 +29,18 @@ interface Standing {
   /** How many are configured. */
   upstreams: number;
   lease: Lease;
+  delivery: Pick<Delivery, "problem">;
 }
 
 /** What this process stands on. Cheap: probes ask often. */
-export function createHealth({ sql, redis, upstreams, lease }: Standing) {
+export function createHealth({ sql, redis, upstreams, lease, delivery }: Standing) {
   return async (): Promise<Health> => {
-    const dependencies = [await postgres(sql, lease), redisState(redis), upstreamState(upstreams)];
+    const dependencies = [
+      await postgres(sql, lease),
+      redisState(redis),
+      upstreamState(upstreams),
+      spoolState(delivery),
+    ];
     return { ready: dependencies.every((it) => it.ready || !it.required), dependencies };
   };
 }
@@ -63,6 +70,13 @@ function redisState(redis: Redis | undefined): Dependency {
 function upstreamState(upstreams: number): Dependency {
   const detail = upstreams === 0 ? "none is configured" : `${upstreams} configured`;
   return { name: "upstream", ready: upstreams > 0, required: false, detail };
+}
+
+/** Needed only while Postgres and Temporal are away, so requests go on without. */
+function spoolState(delivery: Pick<Delivery, "problem">): Dependency {
+  const problem = delivery.problem();
+  const detail = problem ? `cannot be written: ${problem}` : "can be written";
+  return { name: "spool", ready: problem === undefined, required: false, detail };
 }
 
 interface HealthDoor {

@@ -1,17 +1,19 @@
 import type { ServerResponse } from "node:http";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import { getBacklog } from "../accounts/accounts.js";
 import { Refusal } from "../base/errors.js";
 import { elapsed, SECOND } from "../base/time.js";
 import type { Sql } from "../db/sql.js";
+import type { Delivery } from "../holds/delivery/deliver.js";
 import type { Holds } from "../holds/holds.js";
+import { watchBacklog } from "./backlog-metrics.js";
+import { watchWebhooks } from "./webhook-metrics.js";
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 
 export type Metrics = ReturnType<typeof createMetrics>;
 
 /** Prometheus metrics of a gateway. What waits in the database is counted at each scrape. */
-export function createMetrics(sql: Sql) {
+export function createMetrics(sql: Sql, version: string) {
   const registry = new Registry();
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
@@ -35,18 +37,14 @@ export function createMetrics(sql: Sql) {
     labelNames: ["call", "reason"],
     registers,
   });
+  watchBacklog(registers, sql);
+  watchWebhooks(registers, sql);
   new Gauge({
-    name: "keytoll_backlog",
-    help: "What waits: open holds, unsettled usage records, outbox entries",
-    labelNames: ["what"],
+    name: "keytoll_build_info",
+    help: "1, with the version of this program",
+    labelNames: ["version"],
     registers,
-    async collect() {
-      const { openHolds, unsettledRecords, outboxEntries } = await getBacklog(sql);
-      this.set({ what: "open_holds" }, Number(openHolds));
-      this.set({ what: "unsettled_records" }, Number(unsettledRecords));
-      this.set({ what: "outbox_entries" }, Number(outboxEntries));
-    },
-  });
+  }).set({ version }, 1);
 
   async function timed<T>(call: string, work: Promise<T>): Promise<T> {
     const start = elapsed();
@@ -74,6 +72,9 @@ export function createMetrics(sql: Sql) {
       });
     },
 
+    /** Counts what of the ends of holds Postgres has not taken, at each scrape. */
+    watchDelivery: (delivery: Pick<Delivery, "standing">) => watchDelivery(registers, delivery),
+
     /** The same money core, measured. */
     measured: (holds: Holds): Holds => ({
       authorize: (request) => timed("authorize", holds.authorize(request)),
@@ -83,4 +84,45 @@ export function createMetrics(sql: Sql) {
       close: () => holds.close(),
     }),
   };
+}
+
+function watchDelivery(registers: Registry[], { standing }: Pick<Delivery, "standing">): void {
+  new Gauge({
+    name: "keytoll_undelivered_ends",
+    help: "Ends of holds that Postgres has not taken, by where else they are",
+    labelNames: ["place"],
+    registers,
+    collect() {
+      const { waiting, unknown } = standing();
+      for (const [place, count] of Object.entries(waiting)) this.set({ place }, count);
+      this.set({ place: "spool_unknown" }, unknown);
+    },
+  });
+  new Gauge({
+    name: "keytoll_undelivered_oldest_seconds",
+    help: "How long the oldest of them has waited",
+    registers,
+    collect() {
+      this.set(standing().oldestSeconds);
+    },
+  });
+  new Gauge({
+    name: "keytoll_spool_bytes",
+    help: "Size of the local spool",
+    registers,
+    collect() {
+      this.set(standing().spoolBytes);
+    },
+  });
+  new Counter({
+    name: "keytoll_handovers_total",
+    help: "Ends of holds that a settle-hold workflow or the local spool took for Postgres",
+    labelNames: ["to"],
+    registers,
+    collect() {
+      const { handedOver } = standing();
+      this.reset();
+      for (const [to, count] of Object.entries(handedOver)) this.inc({ to }, count);
+    },
+  });
 }

@@ -1,9 +1,13 @@
 import { refuse } from "../base/errors.js";
 import { type Id, newId } from "../base/ids.js";
 import type { Ngonka } from "../base/money.js";
-import { isOutage } from "../db/outage.js";
+import { isPassing } from "../db/outage.js";
 import type { Db, Sql, Tx } from "../db/sql.js";
+import { listSetAside, type SetAside, setAside, takeBack } from "./set-aside-store.js";
 import { accountsBehind, findTransfer, insertTransfer, lagOf, settleAccount } from "./store.js";
+
+export { listSetAside, type SetAside } from "./set-aside-store.js";
+export { shardsBehind } from "./store.js";
 
 /**
  * Accounts of the house, the other side of every transfer. Their balances are summed from the
@@ -14,6 +18,10 @@ export const HOUSE = {
   revenue: "00000000-0000-0000-0000-000000000002",
   loss: "00000000-0000-0000-0000-000000000003",
   upstreamCost: "00000000-0000-0000-0000-000000000004",
+  /** Owed to those who brought a customer. */
+  referral: "00000000-0000-0000-0000-000000000005",
+  /** Seen on its rail, not yet credited. */
+  depositsInTransit: "00000000-0000-0000-0000-000000000006",
 } as const satisfies Record<string, Id>;
 
 export type TransferKind = "credit" | "settlement" | "loss";
@@ -65,8 +73,12 @@ export interface SettleOptions {
   maxPerPost?: number;
   /** Posts of one account in a row; one with more to post must not keep the others waiting. */
   maxPosts?: number;
+  /** Called before an account is posted, with how many records may be posted now. */
+  beforePosts?: (account: Id, records: number) => Promise<void>;
   /** Called after each account. */
   onProgress?: () => void;
+  /** Called for each account that was tried in vain. */
+  onFailed?: (account: Id, reason: string) => void;
 }
 
 export interface ShardSettled {
@@ -77,17 +89,19 @@ export interface ShardSettled {
   behind: number;
   /** Age of the oldest of them in whole seconds; 0 where there is none. */
   oldestSeconds: number;
-  failed: { account: Id; reason: string }[];
+  /** Accounts that are set aside, longest first, 20 at most. */
+  failed: SetAside[];
 }
 
 const PAGE = 200;
+const NAMED = 20;
 const FIRST: Id = "00000000-0000-0000-0000-000000000000";
 
 /**
  * Posts captured usage of a shard's accounts to the journal: one pass over the accounts that have
  * any, each post a transaction of its own that touches one customer's account. Exactly once
  * whatever runs beside it or again, by the account's watermark. An account that cannot be posted is
- * set aside in the answer and stops no other.
+ * set aside with its reason, stops no other and is tried again ever more rarely.
  *
  * @throws when the database is away; what was posted before that stays posted
  */
@@ -97,12 +111,16 @@ export async function settleShard(
   options: SettleOptions = {},
 ): Promise<ShardSettled> {
   const all = { accounts: 0, records: 0n, amount: 0n };
-  const failed: ShardSettled["failed"] = [];
   for (let after: Id | undefined = FIRST; after !== undefined; ) {
-    const page: Id[] = await accountsBehind(sql, shard, after, PAGE);
+    const page: Awaited<ReturnType<typeof accountsBehind>> = await accountsBehind(
+      sql,
+      shard,
+      after,
+      PAGE,
+    );
     for (const account of page) {
-      const posted = await settleOrExplain(sql, account, options);
-      if (typeof posted === "string") failed.push({ account, reason: posted });
+      const posted = await settleOrSetAside(sql, account, options);
+      if (typeof posted === "string") options.onFailed?.(account.id, posted);
       else if (posted.records > 0n) {
         all.accounts += 1;
         all.records += posted.records;
@@ -110,7 +128,7 @@ export async function settleShard(
       }
       options.onProgress?.();
     }
-    after = page.length === PAGE ? page.at(-1) : undefined;
+    after = page.length === PAGE ? page.at(-1)?.id : undefined;
   }
   const { behind, oldestSeconds } = await lagOf(sql, shard);
   return {
@@ -119,25 +137,39 @@ export async function settleShard(
     amountNgonka: all.amount.toString(),
     behind: Number(behind),
     oldestSeconds,
-    failed,
+    failed: await listSetAside(sql, shard, NAMED),
   };
 }
 
-/** @returns why not, where the account cannot be posted */
-async function settleOrExplain(sql: Sql, account: Id, options: SettleOptions) {
+/**
+ * Posts what one account has used, and sets it aside where that fails.
+ *
+ * @returns why not, where it cannot be posted
+ * @throws what passes by itself: the database being away, full, or undoing it
+ */
+export async function settleOrSetAside(
+  sql: Sql,
+  account: { id: Id; setAside: boolean },
+  options: SettleOptions = {},
+) {
   try {
-    return await settleFully(sql, account, options);
+    const posted = await settleFully(sql, account.id, options);
+    if (account.setAside) await takeBack(sql, account.id);
+    return posted;
   } catch (error) {
-    if (isOutage(error)) throw error;
-    return error instanceof Error ? error.message : String(error);
+    if (isPassing(error)) throw error;
+    const reason = error instanceof Error ? error.message : String(error);
+    await setAside(sql, account.id, reason);
+    return reason;
   }
 }
 
 async function settleFully(
   sql: Sql,
   account: Id,
-  { maxPerPost = 10_000, maxPosts = 10 }: SettleOptions,
+  { maxPerPost = 10_000, maxPosts = 10, beforePosts }: SettleOptions,
 ) {
+  await beforePosts?.(account, maxPerPost * maxPosts);
   const all = { records: 0n, amount: 0n as Ngonka };
   for (let post = 1; post <= maxPosts; post++) {
     const { records, amount, behind } = await settleAccount(sql, account, maxPerPost);

@@ -33,13 +33,27 @@ export async function findTransfer(
   );
 }
 
-/** Accounts of a shard with captured usage that is not posted yet, ascending, after `after`. */
+/**
+ * Accounts of a shard with captured usage that is not posted yet, ascending, after `after`. Those
+ * that are set aside come when they are due.
+ */
 export async function accountsBehind(db: Db, shard: number, after: Id, limit: number) {
-  const rows = await db<{ id: Id }[]>`
-    select id from account
-     where shard_of(id) = ${shard} and usage_seq > settled_seq and id > ${after}
-     order by id limit ${limit}`;
-  return rows.map((row) => row.id);
+  return await db<{ id: Id; setAside: boolean }[]>`
+    select a.id, s.account_id is not null as "setAside"
+      from account a left join settlement_set_aside s
+        on s.account_id = a.id and s.settled_at is null
+     where shard_of(a.id) = ${shard} and a.usage_seq > a.settled_seq and a.id > ${after}
+       and (s.account_id is null or s.next_at <= (select keytoll_clock()))
+     order by a.id limit ${limit}`;
+}
+
+/** Shards with captured usage that is not posted yet and whose accounts are not set aside. */
+export async function shardsBehind(db: Db): Promise<number[]> {
+  const rows = await db<{ shard: number }[]>`
+    select distinct shard_of(a.id) as shard from account a
+     where a.usage_seq > a.settled_seq and not exists (
+       select from settlement_set_aside s where s.account_id = a.id and s.settled_at is null)`;
+  return rows.map((row) => row.shard);
 }
 
 /** Posts at most `max` records of one account: a transaction of its own. */

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, rename, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { bundleWorkflowCode, DefaultLogger } from "@temporalio/worker";
 
@@ -9,6 +9,10 @@ const WORKFLOWS = fileURLToPath(new URL("../../workflows/", import.meta.url));
 const SDK = createRequire(import.meta.url)("@temporalio/worker/package.json") as {
   version: string;
 };
+
+/** The version of this program with that of its workflows: `0.1.0+1f3a5c7e`. */
+export const versionOf = (program: string, codePath: string): string =>
+  `${program}+${basename(codePath).slice(0, 8)}`;
 
 /**
  * Bundles the workflows' code for a worker, or takes the bundle of an earlier start where nothing

@@ -31,10 +31,10 @@ async function ensureSettlement(client: Client, shard: number): Promise<void> {
   });
 }
 
-/** Has all shards settle at once instead of within seconds. */
-export async function settleNow(client: Client): Promise<void> {
+/** Has these shards settle at once instead of within a minute. */
+export async function settleNow(client: Client, shards: readonly number[] = SHARDS): Promise<void> {
   await Promise.all(
-    SHARDS.map((shard) =>
+    shards.map((shard) =>
       client.workflow.getHandle(workflowIds.settlement(shard)).signal(SIGNALS.settleNow),
     ),
   );

@@ -1,3 +1,4 @@
+import { hostname } from "node:os";
 import {
   DefaultLogger,
   type LogEntry,
@@ -8,10 +9,12 @@ import {
 } from "@temporalio/worker";
 import {
   type BooksActivities,
-  type KeyActivities,
   type PeriodActivities,
   QUEUES,
+  type ReconcileActivities,
 } from "../../workflows/contract.js";
+import type { KeyActivities } from "../../workflows/key-contract.js";
+import type { WebhookActivities } from "../../workflows/webhook-contract.js";
 import type { Log } from "../base/log.js";
 import { SECOND } from "../base/time.js";
 import type { Place } from "./client.js";
@@ -20,9 +23,15 @@ export interface RunOptions {
   place: Place;
   /** Path of the workflows' bundle. */
   codePath: string;
+  /** Of this program and its workflows: what operators see which worker runs. */
+  version: string;
   /** By task queue. */
-  activities: { jobs: KeyActivities & PeriodActivities; books: BooksActivities };
-  /** Activities at once, over all queues. */
+  activities: {
+    jobs: KeyActivities & PeriodActivities;
+    books: BooksActivities & ReconcileActivities;
+    webhooks: WebhookActivities;
+  };
+  /** Activities at once, over all queues but that of the webhooks. */
   slots: number;
   /** Ends the run when it aborts, after what is under way. */
   signal: AbortSignal;
@@ -31,6 +40,9 @@ export interface RunOptions {
 
 /** About 200 KB each. */
 const CACHED_WORKFLOWS = 300;
+const CACHED_WEBHOOKS = 100;
+/** Requests to receivers at once. They wait for others, not for the database. */
+const WEBHOOKS_AT_ONCE = 100;
 const GRACE = 5 * SECOND;
 const FORCE = 15 * SECOND;
 
@@ -65,18 +77,20 @@ export function installRuntime(log: Log): void {
 }
 
 /**
- * Runs a worker for each task queue until `signal` aborts, and drains them then. Only the queue of
- * the jobs runs workflows; that of the books has activities of its own, so that nothing else can
- * take their slots.
+ * Runs a worker for each task queue until `signal` aborts, and drains them then. The queue of the
+ * books has only activities, so that nothing else can take their slots; webhooks have workflows and
+ * activities of their own, so that slow receivers and storms of events hold up nothing else.
  *
  * @throws when the connection cannot be made or a worker fails
  */
 export async function runWorkers(options: RunOptions): Promise<void> {
-  const { place, codePath, activities, slots, signal, onReady } = options;
+  const { place, codePath, version, activities, slots, signal, onReady } = options;
   const connection = await NativeConnection.connect({ address: place.address });
   const common = {
     connection,
     namespace: place.namespace,
+    identity: `keytoll ${version} ${process.pid}@${hostname()}`,
+    buildId: version,
     shutdownGraceTime: GRACE,
     shutdownForceTime: FORCE,
   };
@@ -96,6 +110,14 @@ export async function runWorkers(options: RunOptions): Promise<void> {
         taskQueue: QUEUES.books,
         activities: activities.books,
         maxConcurrentActivityTaskExecutions: Math.max(1, slots - half),
+      }),
+      await Worker.create({
+        ...common,
+        taskQueue: QUEUES.webhooks,
+        workflowBundle: { codePath },
+        maxCachedWorkflows: CACHED_WEBHOOKS,
+        activities: activities.webhooks,
+        maxConcurrentActivityTaskExecutions: WEBHOOKS_AT_ONCE,
       }),
     ];
     onReady();

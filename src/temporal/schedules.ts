@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import {
+  type Backfill,
   type Client,
   ScheduleAlreadyRunning,
   ScheduleNotFoundError,
@@ -71,6 +72,18 @@ const RECURRING: Recurring[] = [
     catchupWindow: MINUTE,
     overlap: SKIP,
   },
+  // Runs when the Schedule is made, which is when Temporal is new or has lost its database
+  {
+    scheduleId: "key-reannounce",
+    job: "key-reannounce",
+    workflowType: "keyReannounce",
+    args: [],
+    summary: "start the workflows of keys that Temporal does not know",
+    spec: { calendars: [{ dayOfWeek: "SUNDAY", hour: 3, minute: 0, second: 0 }], timezone: "UTC" },
+    catchupWindow: DAY,
+    overlap: SKIP,
+    atOnce: true,
+  },
   {
     scheduleId: "hold-recovery",
     job: "hold-recovery",
@@ -79,6 +92,16 @@ const RECURRING: Recurring[] = [
     summary: "end holds that were left behind",
     spec: { intervals: [{ every: 30 * SECOND }] },
     catchupWindow: MINUTE,
+    overlap: SKIP,
+  },
+  {
+    scheduleId: "reconcile",
+    job: "reconcile",
+    workflowType: "reconcile",
+    args: [],
+    summary: "compares once a day what is stored with what it should be",
+    spec: { calendars: [{ hour: 1, minute: 15, second: 0 }], timezone: "UTC" },
+    catchupWindow: DAY,
     overlap: SKIP,
   },
   {
@@ -95,51 +118,53 @@ const RECURRING: Recurring[] = [
 ];
 
 /**
- * Makes the Schedules that are missing and brings the others up to date. One of resets that has to
- * be made anew, because Temporal's database was lost, makes up for the periods since the newest
- * that was reset.
+ * Makes the Schedules that are missing and brings the others up to date. One of resets that is made
+ * anew, because Temporal's database was lost, or changed, which drops what it still had to make up
+ * for, makes up for the periods since the newest that was reset. Those that were done meanwhile
+ * are not done again.
  */
 export async function ensureSchedules(client: Client, newestReset: NewestReset): Promise<void> {
   for (const recurring of RECURRING) {
     const options = toOptions(recurring);
-    if (await isThere(client, options)) continue;
+    const found = await find(client, options);
+    if (found === "right") continue;
     const since = recurring.resets ? await newestReset(recurring.resets) : null;
-    await make(client, options, since);
+    const missed = since ? [sinceThen(since)] : [];
+    if (found === "missing") await make(client, options, missed);
+    else await change(client, options, missed);
   }
 }
 
 type Options = ScheduleOptions & { action: { memo: { made: string } } };
 
-/**
- * One that is as it should be is left alone, for an update drops what it still had to make up for.
- */
-async function isThere(client: Client, options: Options): Promise<boolean> {
-  const handle = client.schedule.getHandle(options.scheduleId);
+/** One that is as it should be is left alone. */
+async function find(client: Client, options: Options): Promise<"right" | "other" | "missing"> {
   try {
-    const { action } = await handle.describe();
-    if (action.memo?.made === options.action.memo.made) return true;
-    // Whether an operator has paused it is not ours to decide
-    await handle.update(({ state }) => ({ ...options, state }));
-    return true;
+    const { action } = await client.schedule.getHandle(options.scheduleId).describe();
+    return action.memo?.made === options.action.memo.made ? "right" : "other";
   } catch (error) {
-    if (error instanceof ScheduleNotFoundError) return false;
+    if (error instanceof ScheduleNotFoundError) return "missing";
     throw error;
   }
 }
 
-/**
- * @param since the period that began then was the last one done; null: there is nothing to make up
- * for
- */
-async function make(client: Client, options: Options, since: Date | null): Promise<void> {
-  const missed = since && {
-    start: new Date(since.getTime() + SECOND),
-    end: new Date(now()),
-    overlap: BUFFER_ALL,
-  };
-  const state = { ...options.state, backfill: missed ? [missed] : [] };
+/** @param begins of the newest period that was reset */
+const sinceThen = (begins: Date): Backfill => ({
+  start: new Date(begins.getTime() + SECOND),
+  end: new Date(now()),
+  overlap: BUFFER_ALL,
+});
+
+async function change(client: Client, options: Options, missed: Backfill[]): Promise<void> {
+  const handle = client.schedule.getHandle(options.scheduleId);
+  // Whether an operator has paused it is not ours to decide
+  await handle.update(({ state }) => ({ ...options, state }));
+  if (missed.length > 0) await handle.backfill(missed);
+}
+
+async function make(client: Client, options: Options, missed: Backfill[]): Promise<void> {
   try {
-    await client.schedule.create({ ...options, state });
+    await client.schedule.create({ ...options, state: { ...options.state, backfill: missed } });
   } catch (error) {
     if (!(error instanceof ScheduleAlreadyRunning)) throw error;
   }

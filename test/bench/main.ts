@@ -1,16 +1,33 @@
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
+import { aloneFigures } from "./alone.js";
 import { startBenchServer } from "./database.js";
+import { benchExpiry } from "./expiry.js";
+import { benchFlat } from "./flat.js";
 import { benchGateway } from "./gateway.js";
+import { benchGrpc } from "./grpc.js";
 import { baselineFigures, engineFigures, type Figures } from "./holds.js";
+import { benchReset } from "./reset.js";
+import { benchSettle } from "./settle.js";
+import { benchWipe } from "./wipe.js";
 
-const USAGE = `Usage: npm run bench -- holds|cycles|gateway [--seconds N] [--concurrency C] [--json]
+const USAGE = `Usage: npm run bench -- holds|cycles|alone|gateway|grpc|flat|expiry|wipe|reset|settle
+             [--seconds N] [--concurrency C] [--json]
 
   holds     holds a second through the engine, against a transaction for each request
   cycles    hold and capture with its usage record, against the same
+  alone     one hold at a time, against a round trip of select 1
   gateway   paid requests a second through a gateway, against a bare node:http + undici proxy
+  grpc      hold and capture through HoldService, clients in other processes, against cycles
+  flat      holds and cycles after years of usage records, against empty tables
+            [--records 1e6] [--children 1e5]
+  expiry    how late expiries are recorded at 20 a second for a minute, and what the sweep costs for
+            a due key among 1,000 to [--keys 1e6]
+  wipe      how soon a Temporal that lost its database knows [--keys 1e5] with an expiry again
+  reset     a day's reset of [--children 1e5] with [--records 1e6], against a thousand child keys
+  settle    how soon [--records 1e6] captured while Temporal was away are settled
 
-At 64 concurrent (gateway: 256 connections) where nothing else is said.
+At 64 concurrent (gateway and grpc: 256) where nothing else is said.
 Each starts what it needs, from empty tables,
   and measures its baseline in the same run. --json ends with
 one JSON object.`;
@@ -39,6 +56,21 @@ async function benchHolds(what: "holds" | "cycles", load: Load) {
   }
 }
 
+async function benchAlone({ seconds }: Load) {
+  const server = await startBenchServer();
+  try {
+    console.log(`one hold at a time, ${seconds} s; ${machine()}, ${server.version}`);
+    const figures = await aloneFigures(await server.emptyDatabase(), seconds);
+    const { roundTrip, hold, added } = figures;
+    console.log(`  select 1   p50 ${roundTrip.p50} ms   p99 ${roundTrip.p99} ms`);
+    console.log(`  a hold     p50 ${hold.p50} ms   p99 ${hold.p99} ms`);
+    console.log(`  added: ${added} ms`);
+    return { bench: "alone", seconds, ...figures, machine: machine() };
+  } finally {
+    await server.stop();
+  }
+}
+
 async function benchPaid(load: Load, json: boolean): Promise<object> {
   const server = await startBenchServer();
   try {
@@ -48,33 +80,110 @@ async function benchPaid(load: Load, json: boolean): Promise<object> {
   }
 }
 
+async function benchHoldService(load: Load, json: boolean): Promise<object> {
+  const server = await startBenchServer();
+  try {
+    return await benchGrpc({ ...load, json, emptyDatabase: server.emptyDatabase });
+  } finally {
+    await server.stop();
+  }
+}
+
+async function benchJobs(what: "reset" | "settle", records: number, children: number) {
+  const server = await startBenchServer();
+  try {
+    const { emptyDatabase } = server;
+    console.log(`${what}: ${machine()}, ${server.version}`);
+    if (what === "settle") return await benchSettle({ records, emptyDatabase });
+    return await benchReset({ children, records, emptyDatabase });
+  } finally {
+    await server.stop();
+  }
+}
+
+async function benchYears(load: Load, records: number, children: number): Promise<object> {
+  const server = await startBenchServer();
+  try {
+    const { emptyDatabase } = server;
+    console.log(`${load.concurrency} concurrent, ${machine()}, ${server.version}`);
+    return await benchFlat({ ...load, records, children, emptyDatabase });
+  } finally {
+    await server.stop();
+  }
+}
+
+async function benchKeys(what: "expiry" | "wipe", seconds: number, keys: number) {
+  const server = await startBenchServer();
+  try {
+    const { emptyDatabase } = server;
+    console.log(`${machine()}, ${server.version}`);
+    if (what === "wipe") return await benchWipe({ keys, emptyDatabase });
+    return await benchExpiry({ seconds, keys, emptyDatabase });
+  } finally {
+    await server.stop();
+  }
+}
+
+/** Where nothing else is said. */
+const SECONDS: Record<string, number> = { flat: 2, expiry: 60 };
+const KEYS: Record<string, number> = { expiry: 1e6, wipe: 1e5 };
+
 function say(name: string, { perSecond, p50, p99 }: Figures): void {
   const rate = perSecond.toLocaleString("en-US").padStart(8);
   console.log(`  ${name.padEnd(20)}${rate}/s   p50 ${p50} ms   p99 ${p99} ms`);
+}
+
+interface Sizes {
+  records: string;
+  children: string;
+  keys?: string;
+  json: boolean;
+}
+
+/** @returns undefined where there is no such measurement */
+async function run(what: string, load: Load, sizes: Sizes): Promise<object | undefined> {
+  if (what === "holds" || what === "cycles") return await benchHolds(what, load);
+  if (what === "alone") return await benchAlone(load);
+  if (what === "gateway") return await benchPaid(load, sizes.json);
+  if (what === "grpc") return await benchHoldService(load, sizes.json);
+  if (what === "reset" || what === "settle") {
+    return await benchJobs(what, Number(sizes.records), Number(sizes.children));
+  }
+  if (what === "flat") {
+    return await benchYears(load, Number(sizes.records), Number(sizes.children));
+  }
+  if (what === "expiry" || what === "wipe") {
+    return await benchKeys(what, load.seconds, Number(sizes.keys ?? KEYS[what]));
+  }
+  return undefined;
 }
 
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
-      seconds: { type: "string", default: "5" },
+      seconds: { type: "string" },
       concurrency: { type: "string" },
+      records: { type: "string", default: "1e6" },
+      children: { type: "string", default: "1e5" },
+      keys: { type: "string" },
       json: { type: "boolean", default: false },
       help: { type: "boolean", default: false },
     },
   });
   const [what] = positionals;
-  const concurrency = Number(values.concurrency ?? (what === "gateway" ? 256 : 64));
-  const load = { seconds: Number(values.seconds), concurrency };
+  const concurrency = Number(
+    values.concurrency ?? (what === "gateway" || what === "grpc" ? 256 : 64),
+  );
+  const seconds = Number(values.seconds ?? SECONDS[what ?? ""] ?? 5);
+  const load = { seconds, concurrency };
   const fits = load.seconds >= 1 && load.seconds <= 600 && load.concurrency >= 1;
   if (values.help || !fits || positionals.length !== 1) {
     console.log(USAGE);
     return values.help ? 0 : 2;
   }
-  let result: object;
-  if (what === "holds" || what === "cycles") result = await benchHolds(what, load);
-  else if (what === "gateway") result = await benchPaid(load, values.json);
-  else {
+  const result = await run(what ?? "", load, values);
+  if (result === undefined) {
     console.log(USAGE);
     return 2;
   }

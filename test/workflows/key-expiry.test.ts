@@ -8,13 +8,8 @@ import { announceExpiry, recordExpiryIfDue, sweepExpiredKeys } from "../../src/k
 import { workflowBundle } from "../../src/temporal/bundle.js";
 import { enqueue } from "../../src/temporal/outbox.js";
 import { startWorker } from "../../src/worker.js";
-import {
-  type ExpiryState,
-  type KeyRef,
-  QUEUES,
-  SIGNALS,
-  workflowIds,
-} from "../../workflows/contract.js";
+import { QUEUES, SIGNALS, workflowIds } from "../../workflows/contract.js";
+import type { ExpiryState, KeyRef } from "../../workflows/key-contract.js";
 import { freshNamespace, temporalAddress } from "../support/services.js";
 import type { TestChild, World } from "./world.js";
 import {
@@ -147,6 +142,17 @@ test("a later expires_at revives a recorded key, and its next expiry is recorded
   await within(10_000, async () => expect(await recordsOf(key)).toBe(1));
   await setExpiry(key, inMs(700));
   await within(10_000, async () => expect(await recordsOf(key)).toBe(2));
+});
+
+test("where Temporal is behind, one key that gets through puts all that is due on record, itself recorded or not", async () => {
+  const account = await anAccount(world.sql);
+  const expired = { expiresAt: inMs(-1_000) };
+  const unheardOf = () => aChild(world.sql, account, expired);
+  const [through, late] = [await unheardOf(), await unheardOf()];
+  expect(await recordExpiryIfDue(world.sql, through.child)).toMatchObject({ kind: "recorded" });
+  const later = await unheardOf();
+  expect(await recordExpiryIfDue(world.sql, through.child)).toMatchObject({ kind: "recorded" });
+  for (const key of [through, late, later]) expect(await recordsOf(key)).toBe(1);
 });
 
 test("the sweep records thousands of expiries that no workflow knows, child and management keys", async () => {

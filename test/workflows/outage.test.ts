@@ -77,6 +77,27 @@ test("usage captured while Temporal is stopped is settled once it is back", asyn
   await isSettled(30);
 }, 60_000);
 
+test("a Temporal that is killed while a settlement is under way posts its usage once", async () => {
+  await use(world.holds, key, 10);
+  await world.sql.begin(async (tx) => {
+    await tx`select 1 from account where id = ${key.account} for update`;
+    await within(20_000, async () =>
+      expect(
+        await world.sql`
+          select from pg_stat_activity
+           where datname = current_database() and wait_event_type = 'Lock'`,
+      ).not.toEqual([]),
+    );
+    process.kill(temporal.process.pid, "SIGKILL");
+    await temporal.ended;
+  });
+  temporal = await temporalServer();
+  await isSettled(40);
+  const [posted] = await world.sql`
+    select sum(amount)::int as amount from transfer where kind = 'settlement'`;
+  expect(posted?.amount).toBe(40 * 7);
+}, 60_000);
+
 test("a Temporal that lost its database is set up anew, and settlement goes on", async () => {
   await stop();
   for (const suffix of ["", "-wal", "-shm"]) {
@@ -87,7 +108,7 @@ test("a Temporal that lost its database is set up anew, and settlement goes on",
     insert into period_reset (kind, period, finished_at)
     values ('day', (now() at time zone 'UTC')::date - 2, now())`;
   temporal = await temporalServer();
-  await isSettled(35);
+  await isSettled(45);
 
   await within(20_000, async () => {
     const made = await world.sql`

@@ -26,14 +26,15 @@ export interface World {
 export async function aWorld(): Promise<World> {
   const database = await freshDatabase();
   const sql = connect(database.url, { max: 12, name: "test" });
-  const holds = createHolds(sql, { gateway: null });
+  const application = connect(database.applicationUrl, { max: 6, name: "test money" });
+  const holds = createHolds(application, { gateway: null });
   return {
     sql,
     holds,
     databaseUrl: database.url,
     close: async () => {
       await holds.close();
-      await sql.end({ timeout: 5 });
+      await Promise.all([application.end({ timeout: 5 }), sql.end({ timeout: 5 })]);
       await database.drop();
     },
   };
@@ -41,11 +42,15 @@ export async function aWorld(): Promise<World> {
 
 export const quietLog = createLog("silent", "test");
 
-export function configFor(temporal: { address: string; namespace: string }) {
+/** @param databaseUrl needed where the books are proved */
+export function configFor(temporal: { address: string; namespace: string }, databaseUrl?: string) {
   return readConfig({
+    DATABASE_URL: databaseUrl,
     TEMPORAL_ADDRESS: temporal.address,
     TEMPORAL_NAMESPACE: temporal.namespace,
     KEYTOLL_DATA_DIR: DATA_DIR,
+    KEYTOLL_SECRET: PEPPER,
+    KEYTOLL_WEBHOOK_ALLOW_PRIVATE: "127.0.0.0/8",
   });
 }
 
@@ -73,7 +78,7 @@ export async function anAccount(sql: Sql, { shard }: { shard?: number } = {}): P
   return id;
 }
 
-const PEPPER = "0123456789abcdef0123456789abcdef";
+export const PEPPER = "0123456789abcdef0123456789abcdef";
 
 export interface TestChild {
   account: Id;
@@ -129,6 +134,25 @@ export async function use(holds: Holds, key: TestChild, count: number): Promise<
       });
     }),
   );
+}
+
+/** Leaves a gap in an account's usage, so that it cannot be posted. */
+export async function breakUsage(sql: Sql, account: Id): Promise<void> {
+  await renumber(sql, account, 2, 1_000_002);
+}
+
+/** Closes that gap. */
+export async function mendUsage(sql: Sql, account: Id): Promise<void> {
+  await renumber(sql, account, 1_000_002, 2);
+}
+
+async function renumber(sql: Sql, account: Id, from: number, to: number): Promise<void> {
+  await sql.begin(async (tx) => {
+    await tx.unsafe("alter table ended_hold disable trigger append_only");
+    await tx`
+      update ended_hold set usage_seq = ${to} where account_id = ${account} and usage_seq = ${from}`;
+    await tx.unsafe("alter table ended_hold enable trigger append_only");
+  });
 }
 
 /** Sets the clock that money goes by; it stands still until it is set again. */

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file keytoll/v1/admin.proto.
  */
 export const file_keytoll_v1_admin: GenFile = /*@__PURE__*/
-  fileDesc("ChZrZXl0b2xsL3YxL2FkbWluLnByb3RvEgprZXl0b2xsLnYxIlQKFENyZWRpdEFjY291bnRSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSFQoNYW1vdW50X25nb25rYRgCIAEoAxIRCglyZWZlcmVuY2UYAyABKAkiPwoVQ3JlZGl0QWNjb3VudFJlc3BvbnNlEiYKCHRyYW5zZmVyGAEgASgLMhQua2V5dG9sbC52MS5UcmFuc2ZlciKSAgoKTW9kZWxQcmljZRINCgVtb2RlbBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgFEh0KFWlucHV0X25nb25rYV9wZXJfbXRvaxgDIAEoAxIeChZvdXRwdXRfbmdvbmthX3Blcl9tdG9rGAQgASgDEhsKDmNvbnRleHRfdG9rZW5zGAUgASgFSACIAQESHgoRbWF4X291dHB1dF90b2tlbnMYBiABKAVIAYgBARIPCgdlbmFibGVkGAcgASgIEi4KCmNyZWF0ZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQhEKD19jb250ZXh0X3Rva2Vuc0IUChJfbWF4X291dHB1dF90b2tlbnMiqwIKFFNldE1vZGVsUHJpY2VSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEiIKFWlucHV0X25nb25rYV9wZXJfbXRvaxgCIAEoA0gAiAEBEiMKFm91dHB1dF9uZ29ua2FfcGVyX210b2sYAyABKANIAYgBARIbCg5jb250ZXh0X3Rva2VucxgEIAEoBUgCiAEBEh4KEW1heF9vdXRwdXRfdG9rZW5zGAUgASgFSAOIAQESFAoHZW5hYmxlZBgGIAEoCEgEiAEBQhgKFl9pbnB1dF9uZ29ua2FfcGVyX210b2tCGQoXX291dHB1dF9uZ29ua2FfcGVyX210b2tCEQoPX2NvbnRleHRfdG9rZW5zQhQKEl9tYXhfb3V0cHV0X3Rva2Vuc0IKCghfZW5hYmxlZCJEChVTZXRNb2RlbFByaWNlUmVzcG9uc2USKwoLbW9kZWxfcHJpY2UYASABKAsyFi5rZXl0b2xsLnYxLk1vZGVsUHJpY2UiGAoWTGlzdE1vZGVsUHJpY2VzUmVxdWVzdCI/ChdMaXN0TW9kZWxQcmljZXNSZXNwb25zZRIkCgRkYXRhGAEgAygLMhYua2V5dG9sbC52MS5Nb2RlbFByaWNlInEKE0xpc3RBY2NvdW50c1JlcXVlc3QSEwoGY3Vyc29yGAEgASgJSACIAQESEgoFbGltaXQYAiABKAVIAYgBARISCgVlbWFpbBgDIAEoCUgCiAEBQgkKB19jdXJzb3JCCAoGX2xpbWl0QggKBl9lbWFpbCJjChRMaXN0QWNjb3VudHNSZXNwb25zZRIhCgRkYXRhGAEgAygLMhMua2V5dG9sbC52MS5BY2NvdW50EhgKC25leHRfY3Vyc29yGAIgASgJSACIAQFCDgoMX25leHRfY3Vyc29yIjsKFVN1c3BlbmRBY2NvdW50UmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCSI+ChZTdXNwZW5kQWNjb3VudFJlc3BvbnNlEiQKB2FjY291bnQYASABKAsyEy5rZXl0b2xsLnYxLkFjY291bnQiKgoUUmVzdW1lQWNjb3VudFJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCSI9ChVSZXN1bWVBY2NvdW50UmVzcG9uc2USJAoHYWNjb3VudBgBIAEoCzITLmtleXRvbGwudjEuQWNjb3VudCISChBHZXRTdGF0dXNSZXF1ZXN0ItsBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg0KBXJlYWR5GAIgASgIEjEKDWRhdGFiYXNlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKDGRlcGVuZGVuY2llcxgEIAMoCzIWLmtleXRvbGwudjEuRGVwZW5kZW5jeRISCgpvcGVuX2hvbGRzGAUgASgDEhkKEXVuc2V0dGxlZF9yZWNvcmRzGAYgASgDEhYKDm91dGJveF9lbnRyaWVzGAcgASgDIksKCkRlcGVuZGVuY3kSDAoEbmFtZRgBIAEoCRINCgVyZWFkeRgCIAEoCBIQCghyZXF1aXJlZBgDIAEoCBIOCgZkZXRhaWwYBCABKAky4gQKDEFkbWluU2VydmljZRJUCg1DcmVkaXRBY2NvdW50EiAua2V5dG9sbC52MS5DcmVkaXRBY2NvdW50UmVxdWVzdBohLmtleXRvbGwudjEuQ3JlZGl0QWNjb3VudFJlc3BvbnNlElQKDVNldE1vZGVsUHJpY2USIC5rZXl0b2xsLnYxLlNldE1vZGVsUHJpY2VSZXF1ZXN0GiEua2V5dG9sbC52MS5TZXRNb2RlbFByaWNlUmVzcG9uc2USWgoPTGlzdE1vZGVsUHJpY2VzEiIua2V5dG9sbC52MS5MaXN0TW9kZWxQcmljZXNSZXF1ZXN0GiMua2V5dG9sbC52MS5MaXN0TW9kZWxQcmljZXNSZXNwb25zZRJRCgxMaXN0QWNjb3VudHMSHy5rZXl0b2xsLnYxLkxpc3RBY2NvdW50c1JlcXVlc3QaIC5rZXl0b2xsLnYxLkxpc3RBY2NvdW50c1Jlc3BvbnNlElcKDlN1c3BlbmRBY2NvdW50EiEua2V5dG9sbC52MS5TdXNwZW5kQWNjb3VudFJlcXVlc3QaIi5rZXl0b2xsLnYxLlN1c3BlbmRBY2NvdW50UmVzcG9uc2USVAoNUmVzdW1lQWNjb3VudBIgLmtleXRvbGwudjEuUmVzdW1lQWNjb3VudFJlcXVlc3QaIS5rZXl0b2xsLnYxLlJlc3VtZUFjY291bnRSZXNwb25zZRJICglHZXRTdGF0dXMSHC5rZXl0b2xsLnYxLkdldFN0YXR1c1JlcXVlc3QaHS5rZXl0b2xsLnYxLkdldFN0YXR1c1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_timestamp, file_keytoll_v1_account]);
+  fileDesc("ChZrZXl0b2xsL3YxL2FkbWluLnByb3RvEgprZXl0b2xsLnYxIlQKFENyZWRpdEFjY291bnRSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSFQoNYW1vdW50X25nb25rYRgCIAEoAxIRCglyZWZlcmVuY2UYAyABKAkiPwoVQ3JlZGl0QWNjb3VudFJlc3BvbnNlEiYKCHRyYW5zZmVyGAEgASgLMhQua2V5dG9sbC52MS5UcmFuc2ZlciKSAgoKTW9kZWxQcmljZRINCgVtb2RlbBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgFEh0KFWlucHV0X25nb25rYV9wZXJfbXRvaxgDIAEoAxIeChZvdXRwdXRfbmdvbmthX3Blcl9tdG9rGAQgASgDEhsKDmNvbnRleHRfdG9rZW5zGAUgASgFSACIAQESHgoRbWF4X291dHB1dF90b2tlbnMYBiABKAVIAYgBARIPCgdlbmFibGVkGAcgASgIEi4KCmNyZWF0ZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQhEKD19jb250ZXh0X3Rva2Vuc0IUChJfbWF4X291dHB1dF90b2tlbnMiqwIKFFNldE1vZGVsUHJpY2VSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEiIKFWlucHV0X25nb25rYV9wZXJfbXRvaxgCIAEoA0gAiAEBEiMKFm91dHB1dF9uZ29ua2FfcGVyX210b2sYAyABKANIAYgBARIbCg5jb250ZXh0X3Rva2VucxgEIAEoBUgCiAEBEh4KEW1heF9vdXRwdXRfdG9rZW5zGAUgASgFSAOIAQESFAoHZW5hYmxlZBgGIAEoCEgEiAEBQhgKFl9pbnB1dF9uZ29ua2FfcGVyX210b2tCGQoXX291dHB1dF9uZ29ua2FfcGVyX210b2tCEQoPX2NvbnRleHRfdG9rZW5zQhQKEl9tYXhfb3V0cHV0X3Rva2Vuc0IKCghfZW5hYmxlZCJEChVTZXRNb2RlbFByaWNlUmVzcG9uc2USKwoLbW9kZWxfcHJpY2UYASABKAsyFi5rZXl0b2xsLnYxLk1vZGVsUHJpY2UiGAoWTGlzdE1vZGVsUHJpY2VzUmVxdWVzdCI/ChdMaXN0TW9kZWxQcmljZXNSZXNwb25zZRIkCgRkYXRhGAEgAygLMhYua2V5dG9sbC52MS5Nb2RlbFByaWNlInEKE0xpc3RBY2NvdW50c1JlcXVlc3QSEwoGY3Vyc29yGAEgASgJSACIAQESEgoFbGltaXQYAiABKAVIAYgBARISCgVlbWFpbBgDIAEoCUgCiAEBQgkKB19jdXJzb3JCCAoGX2xpbWl0QggKBl9lbWFpbCJjChRMaXN0QWNjb3VudHNSZXNwb25zZRIhCgRkYXRhGAEgAygLMhMua2V5dG9sbC52MS5BY2NvdW50EhgKC25leHRfY3Vyc29yGAIgASgJSACIAQFCDgoMX25leHRfY3Vyc29yIjsKFVN1c3BlbmRBY2NvdW50UmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCSI+ChZTdXNwZW5kQWNjb3VudFJlc3BvbnNlEiQKB2FjY291bnQYASABKAsyEy5rZXl0b2xsLnYxLkFjY291bnQiKgoUUmVzdW1lQWNjb3VudFJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCSI9ChVSZXN1bWVBY2NvdW50UmVzcG9uc2USJAoHYWNjb3VudBgBIAEoCzITLmtleXRvbGwudjEuQWNjb3VudCISChBHZXRTdGF0dXNSZXF1ZXN0IrkDChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg0KBXJlYWR5GAIgASgIEjEKDWRhdGFiYXNlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKDGRlcGVuZGVuY2llcxgEIAMoCzIWLmtleXRvbGwudjEuRGVwZW5kZW5jeRISCgpvcGVuX2hvbGRzGAUgASgDEhkKEXVuc2V0dGxlZF9yZWNvcmRzGAYgASgDEhYKDm91dGJveF9lbnRyaWVzGAcgASgDEh4KFnNldHRsZW1lbnRfbGFnX3NlY29uZHMYCCABKAMSNwoSYWNjb3VudHNfc2V0X2FzaWRlGAkgAygLMhsua2V5dG9sbC52MS5TZXRBc2lkZUFjY291bnQSHQoVb3V0Ym94X29sZGVzdF9zZWNvbmRzGAogASgDEhgKEG91dGJveF9zZXRfYXNpZGUYCyABKAMSNwoOcmVjb25jaWxpYXRpb24YDCABKAsyGi5rZXl0b2xsLnYxLlJlY29uY2lsaWF0aW9uSACIAQFCEQoPX3JlY29uY2lsaWF0aW9uIp8BCg9TZXRBc2lkZUFjY291bnQSEgoKYWNjb3VudF9pZBgBIAEoCRIOCgZyZWFzb24YAiABKAkSEAoIYXR0ZW1wdHMYAyABKAUSKQoFc2luY2UYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIogBCg5SZWNvbmNpbGlhdGlvbhILCgNkYXkYASABKAkSLwoLZmluaXNoZWRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmludmFyaWFudHMYAyABKAUSDwoHcmVjb3JkcxgEIAEoAxITCgtkaWZmZXJlbmNlcxgFIAEoBSJLCgpEZXBlbmRlbmN5EgwKBG5hbWUYASABKAkSDQoFcmVhZHkYAiABKAgSEAoIcmVxdWlyZWQYAyABKAgSDgoGZGV0YWlsGAQgASgJMuIECgxBZG1pblNlcnZpY2USVAoNQ3JlZGl0QWNjb3VudBIgLmtleXRvbGwudjEuQ3JlZGl0QWNjb3VudFJlcXVlc3QaIS5rZXl0b2xsLnYxLkNyZWRpdEFjY291bnRSZXNwb25zZRJUCg1TZXRNb2RlbFByaWNlEiAua2V5dG9sbC52MS5TZXRNb2RlbFByaWNlUmVxdWVzdBohLmtleXRvbGwudjEuU2V0TW9kZWxQcmljZVJlc3BvbnNlEloKD0xpc3RNb2RlbFByaWNlcxIiLmtleXRvbGwudjEuTGlzdE1vZGVsUHJpY2VzUmVxdWVzdBojLmtleXRvbGwudjEuTGlzdE1vZGVsUHJpY2VzUmVzcG9uc2USUQoMTGlzdEFjY291bnRzEh8ua2V5dG9sbC52MS5MaXN0QWNjb3VudHNSZXF1ZXN0GiAua2V5dG9sbC52MS5MaXN0QWNjb3VudHNSZXNwb25zZRJXCg5TdXNwZW5kQWNjb3VudBIhLmtleXRvbGwudjEuU3VzcGVuZEFjY291bnRSZXF1ZXN0GiIua2V5dG9sbC52MS5TdXNwZW5kQWNjb3VudFJlc3BvbnNlElQKDVJlc3VtZUFjY291bnQSIC5rZXl0b2xsLnYxLlJlc3VtZUFjY291bnRSZXF1ZXN0GiEua2V5dG9sbC52MS5SZXN1bWVBY2NvdW50UmVzcG9uc2USSAoJR2V0U3RhdHVzEhwua2V5dG9sbC52MS5HZXRTdGF0dXNSZXF1ZXN0Gh0ua2V5dG9sbC52MS5HZXRTdGF0dXNSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp, file_keytoll_v1_account]);
 
 /**
  * @generated from message keytoll.v1.CreditAccountRequest
@@ -450,6 +450,41 @@ export type GetStatusResponse = Message<"keytoll.v1.GetStatusResponse"> & {
    * @generated from field: int64 outbox_entries = 7;
    */
   outboxEntries: bigint;
+
+  /**
+   * Age of the oldest unsettled record in whole seconds, those of accounts that are set aside left out.
+   *
+   * @generated from field: int64 settlement_lag_seconds = 8;
+   */
+  settlementLagSeconds: bigint;
+
+  /**
+   * Accounts whose usage cannot be settled, longest first, 100 at most.
+   *
+   * @generated from field: repeated keytoll.v1.SetAsideAccount accounts_set_aside = 9;
+   */
+  accountsSetAside: SetAsideAccount[];
+
+  /**
+   * Age of the oldest outbox entry that waits, in whole seconds.
+   *
+   * @generated from field: int64 outbox_oldest_seconds = 10;
+   */
+  outboxOldestSeconds: bigint;
+
+  /**
+   * Outbox entries that were given up, until an operator retries or drops them.
+   *
+   * @generated from field: int64 outbox_set_aside = 11;
+   */
+  outboxSetAside: bigint;
+
+  /**
+   * The newest day's reconciliation that is done; absent before the first.
+   *
+   * @generated from field: optional keytoll.v1.Reconciliation reconciliation = 12;
+   */
+  reconciliation?: Reconciliation | undefined;
 };
 
 /**
@@ -458,6 +493,104 @@ export type GetStatusResponse = Message<"keytoll.v1.GetStatusResponse"> & {
  */
 export const GetStatusResponseSchema: GenMessage<GetStatusResponse> = /*@__PURE__*/
   messageDesc(file_keytoll_v1_admin, 14);
+
+/**
+ * An account whose usage cannot be settled. The others are.
+ *
+ * @generated from message keytoll.v1.SetAsideAccount
+ */
+export type SetAsideAccount = Message<"keytoll.v1.SetAsideAccount"> & {
+  /**
+   * UUIDv7.
+   *
+   * @generated from field: string account_id = 1;
+   */
+  accountId: string;
+
+  /**
+   * What the last try failed with.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * Tries in vain.
+   *
+   * @generated from field: int32 attempts = 3;
+   */
+  attempts: number;
+
+  /**
+   * Since when.
+   *
+   * @generated from field: google.protobuf.Timestamp since = 4;
+   */
+  since?: Timestamp | undefined;
+
+  /**
+   * When it is tried again by itself.
+   *
+   * @generated from field: google.protobuf.Timestamp next_at = 5;
+   */
+  nextAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytoll.v1.SetAsideAccount.
+ * Use `create(SetAsideAccountSchema)` to create a new message.
+ */
+export const SetAsideAccountSchema: GenMessage<SetAsideAccount> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_admin, 15);
+
+/**
+ * A daily comparison of what is stored with what it should be.
+ *
+ * @generated from message keytoll.v1.Reconciliation
+ */
+export type Reconciliation = Message<"keytoll.v1.Reconciliation"> & {
+  /**
+   * UTC day: 2026-11-23.
+   *
+   * @generated from field: string day = 1;
+   */
+  day: string;
+
+  /**
+   * When it was done.
+   *
+   * @generated from field: google.protobuf.Timestamp finished_at = 2;
+   */
+  finishedAt?: Timestamp | undefined;
+
+  /**
+   * Invariants that were recomputed.
+   *
+   * @generated from field: int32 invariants = 3;
+   */
+  invariants: number;
+
+  /**
+   * Usage records that were looked at.
+   *
+   * @generated from field: int64 records = 4;
+   */
+  records: bigint;
+
+  /**
+   * What is not as it should be; 0 when all is well.
+   *
+   * @generated from field: int32 differences = 5;
+   */
+  differences: number;
+};
+
+/**
+ * Describes the message keytoll.v1.Reconciliation.
+ * Use `create(ReconciliationSchema)` to create a new message.
+ */
+export const ReconciliationSchema: GenMessage<Reconciliation> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_admin, 16);
 
 /**
  * Something that this program needs, or does with less well without.
@@ -499,7 +632,7 @@ export type Dependency = Message<"keytoll.v1.Dependency"> & {
  * Use `create(DependencySchema)` to create a new message.
  */
 export const DependencySchema: GenMessage<Dependency> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_admin, 15);
+  messageDesc(file_keytoll_v1_admin, 17);
 
 /**
  * What the operator does. Authorization: the admin token.
