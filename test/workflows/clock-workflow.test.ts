@@ -89,7 +89,7 @@ describe.skipIf(!server)("in skipped time", () => {
   const finished = async () => [
     ...(await world.sql`
       select kind, period, to_char(finished_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI') as at
-        from period_reset where finished_at is not null order by finished_at, period, kind`),
+        from period_reset where finished_at is not null order by period, kind`),
   ];
 
   test("years of periods begin each at its own midnight: 29 February, month ends, a year's end", async () => {

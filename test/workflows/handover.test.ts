@@ -24,6 +24,8 @@ test("what a stopping worker leaves unfinished, the next one goes on with where 
       activities: {
         openPeriod: async () => ({ kind: "open", ended: totals.ended }),
         rollCounters,
+        sumUpUsage: async () => {},
+        tellOfResets: async () => {},
         closePeriod: async () => totals,
       },
     });
