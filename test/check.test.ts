@@ -302,6 +302,7 @@ test("a record that a checkpoint covers is proved again from the first row on, a
   await spoil(2);
   expect(recent.ok).toBe(true);
   expect(problems(whole)).toContain(`account ${account}, post 1: records 1 to 1`);
+  expect(problems(whole)).toMatch(/do not recompute: record 1 \(hold [0-9a-f-]{36}\) was changed/);
 });
 
 test("books written anew as a whole do not fit the checkpoint, nor does a checkpoint that was changed", async () => {

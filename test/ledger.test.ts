@@ -74,6 +74,13 @@ test("each account's chain of posts recomputes from the records, and breaks when
   await sql.unsafe("alter table ended_hold disable trigger append_only");
   await sql`update ended_hold set output_tokens = output_tokens + 1 where usage_seq = 12`;
   expect(await broken()).toEqual([{ no: 2n }]);
+  const [changed] = await sql<{ id: string; named: string }[]>`
+    select id, changed_records(account_id, 2) as named from ended_hold where usage_seq = 12`;
+  expect(changed?.named).toBe(`record 12 (hold ${changed?.id}) was changed`);
+  await sql`delete from ended_hold where usage_seq = 12`;
+  expect(await sql`select changed_records(id, 2) as named from account where post_no = 3`).toEqual([
+    { named: "record 12 is gone" },
+  ]);
 });
 
 test("an account that cannot be settled is named with its reason and stops no other", async () => {

@@ -98,8 +98,8 @@ async function recomputePage(sql: Sql, { accounts }: Scope, from: Place, to: Pla
   return only(
     await sql<PageRow[]>`
       select count(*) as posts, coalesce(sum(records), 0)::bigint as records,
-             coalesce(array_agg(format('account %s, post %s: records %s to %s do not recompute',
-               account_id, no, from_seq, to_seq)) filter (where broken), '{}') as broken,
+             coalesce(array_agg(format('account %s, post %s: records %s to %s do not recompute%s',
+               account_id, no, from_seq, to_seq, ': ' || changed_records(account_id, no))) filter (where broken), '{}') as broken,
              coalesce(array_agg(format('account %s: usage record %s is older than the one before',
                account_id, backwards)) filter (where backwards is not null), '{}') as backwards
         from (select p.account_id, p.no, p.from_seq, p.to_seq, d.records, d.backwards,

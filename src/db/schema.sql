@@ -351,6 +351,7 @@ create table settlement_post (
   previous_hash bytea not null,
   hash bytea not null,
   posted_at timestamp with time zone not null,
+  marks bytea,
   constraint settlement_post_amount_check CHECK ((amount >= 0)),
   constraint settlement_post_check CHECK ((to_seq >= from_seq)),
   constraint settlement_post_pkey PRIMARY KEY (account_id, no)
@@ -741,6 +742,22 @@ AS $function$
   select coalesce((select s.balance_low from webhook_setting s where s.account_id = p_account),
                   (select t.amount / 10 from transfer t where t.credit_account = p_account and t.kind = 'credit'
                     order by t.id desc limit 1), 0)
+$function$
+
+CREATE OR REPLACE FUNCTION public.changed_records(p_account uuid, p_no bigint)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select string_agg(c.problem, ', ' order by c.seq) from (
+    select s.seq, case when h.id is null then format('record %s is gone', s.seq)
+                       else format('record %s (hold %s) was changed', s.seq, h.id) end as problem
+      from settlement_post p
+     cross join lateral generate_series(p.from_seq, p.to_seq) s(seq)
+      left join ended_hold h on h.account_id = p.account_id and h.usage_seq = s.seq
+     where p.account_id = p_account and p.no = p_no and p.marks is not null
+       and usage_mark(h) is distinct from substr(p.marks, ((s.seq - p.from_seq) * 4)::int + 1, 4)
+     order by s.seq limit 20) c
 $function$
 
 CREATE OR REPLACE FUNCTION public.end_and_authorize(p_all_accounts uuid[], p_end_accounts uuid[], p_end_ids uuid[], p_end_account integer[], p_kinds smallint[], p_costs bigint[], p_inputs bigint[], p_outputs bigint[], p_estimated boolean[], p_end_fingerprints bigint[], p_accounts uuid[], p_children uuid[], p_child_account integer[], p_ids uuid[], p_parts smallint[], p_child integer[], p_amounts bigint[], p_floors bigint[], p_versions integer[], p_seconds integer[], p_fingerprints bigint[], p_models text[], p_prices integer[], p_own boolean[], p_gateway uuid, OUT end_decisions text, OUT costs text, OUT usage_seqs text, OUT ended_at text, OUT held text, OUT decisions text, OUT granted text, OUT authorized_at text, OUT daily text, OUT monthly text, OUT total text)
@@ -1519,6 +1536,7 @@ declare
   v_from bigint;
   v_to bigint;
   v_digest bytea;
+  v_marks bytea;
   v_transfer uuid;
   v_hash bytea;
   a record;
@@ -1529,7 +1547,7 @@ begin
     records := 0; amount := 0; behind := 0;
     return;
   end if;
-  select u.records, u.amount, u.digest into records, amount, v_digest from usage_digest(p_account, v_from, v_to) u;
+  select u.records, u.amount, u.digest, u.marks into records, amount, v_digest, v_marks from usage_digest(p_account, v_from, v_to) u;
   if records <> v_to - v_from + 1 then
     raise exception 'usage of account % has a gap between % and %', p_account, v_from, v_to;
   end if;
@@ -1548,7 +1566,7 @@ begin
       p_account || '/' || (a.post_no + 1), a.at);
   end if;
   v_hash := post_hash(a.chain, p_account, a.post_no + 1, v_from, v_to, amount, v_digest);
-  insert into settlement_post values (p_account, a.post_no + 1, v_from, v_to, amount, v_transfer, a.chain, v_hash, a.at);
+  insert into settlement_post values (p_account, a.post_no + 1, v_from, v_to, amount, v_transfer, a.chain, v_hash, a.at, v_marks);
   update account x set posted = x.posted - settle_account.amount, accrued = x.accrued - settle_account.amount,
                        settled_seq = v_to, post_no = x.post_no + 1, chain = v_hash, last_at = a.at
    where x.id = p_account;
@@ -1660,13 +1678,14 @@ AS $function$
   select to_timestamp(('x' || substr(replace(p_id::text, '-', ''), 1, 12))::bit(48)::bigint / 1000.0)
 $function$
 
-CREATE OR REPLACE FUNCTION public.usage_digest(p_account uuid, p_from bigint, p_to bigint, OUT records bigint, OUT amount bigint, OUT digest bytea)
+CREATE OR REPLACE FUNCTION public.usage_digest(p_account uuid, p_from bigint, p_to bigint, OUT records bigint, OUT amount bigint, OUT digest bytea, OUT marks bytea)
  RETURNS record
  LANGUAGE sql
  STABLE
 AS $function$
   select count(*), coalesce(sum(h.request_cost), 0)::bigint,
-         sha256(convert_to(coalesce(string_agg(usage_line(h), E'\n' order by h.usage_seq), ''), 'UTF8'))
+         sha256(convert_to(coalesce(string_agg(usage_line(h), E'\n' order by h.usage_seq), ''), 'UTF8')),
+         string_agg(usage_mark(h), ''::bytea order by h.usage_seq)
     from ended_hold h
    where h.account_id = p_account and h.usage_seq between p_from and p_to
 $function$
@@ -1679,6 +1698,14 @@ AS $function$
   select concat_ws('|', h.usage_seq, h.id, h.child_key_id, coalesce(h.model, ''), coalesce(h.price_version, 0),
     coalesce(h.input_tokens, 0), coalesce(h.output_tokens, 0), h.request_cost, coalesce(h.estimated, false),
     h.day, h.month, (extract(epoch from h.authorized_at) * 1000000)::bigint, (extract(epoch from h.ended_at) * 1000000)::bigint)
+$function$
+
+CREATE OR REPLACE FUNCTION public.usage_mark(h ended_hold)
+ RETURNS bytea
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select substr(sha256(convert_to(usage_line(h), 'UTF8')), 1, 4)
 $function$
 
 CREATE OR REPLACE FUNCTION public.usage_provable_before()
