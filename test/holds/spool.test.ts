@@ -15,7 +15,7 @@ import {
   type SpoolRecord,
 } from "../../src/holds/delivery/spool-record.js";
 
-const HOLDS = fileURLToPath(new URL("../../src/holds/", import.meta.url));
+const SOURCES = fileURLToPath(new URL("../../src/", import.meta.url));
 const log = createLog("silent", "test");
 
 let dataDir: string;
@@ -157,7 +157,7 @@ const GATEWAY = `
 async function aGatewayProcess(fileBlocks = "unlimited") {
   const script = join(dataDir, "gateway.mts");
   writeFileSync(script, GATEWAY);
-  const files = ["spool", "../base/log"].map((name) => join(HOLDS, `${name}.ts`));
+  const files = ["holds/delivery/spool", "base/log"].map((name) => join(SOURCES, `${name}.ts`));
   const args = [process.execPath, ...nodeArgs(script), ...files, dataDir];
   const run = `ulimit -f ${fileBlocks}; exec "$@"`;
   const child = spawn("bash", ["-c", run, "bash", ...args], {
