@@ -5,6 +5,7 @@ import type { Log } from "../base/log.js";
 import { SECOND } from "../base/time.js";
 import type { Sql } from "../db/sql.js";
 import { admit } from "../inference/admit.js";
+import { CHAT } from "../inference/chat.js";
 import type { Inference } from "../inference/inference.js";
 import { type Model, OWNED_BY } from "../inference/models.js";
 import { parseChatRequest } from "../inference/request.js";
@@ -102,10 +103,10 @@ const chat: Serve = async ({ inference, limiter, log }, visit, caller) => {
   const asked = parseChatRequest(await readBody(request, response, MAX_BODY_BYTES));
   const line = lineOf(response);
   if (!asked.stream) {
-    const answer = await inference.complete(caller, asked, line);
+    const answer = await inference.complete(caller, CHAT, asked, line);
     return sendText(response, JSON.stringify(answer), requestId);
   }
-  const events = await inference.stream(caller, asked, line);
+  const events = await inference.stream(caller, CHAT, asked, line);
   await sendEvents(response, events, requestId, log);
 };
 

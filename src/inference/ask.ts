@@ -1,11 +1,9 @@
 import type { Log } from "../base/log.js";
-import { upstreamBody } from "./estimate.js";
-import type { ChatRequest } from "./parameters.js";
+import type { Asked, Kind } from "./kind.js";
 import type { Payment } from "./payment.js";
 import { refusalOf } from "./refusals.js";
 import type { Exchange } from "./upstream.js";
 
-const PATH = "/chat/completions";
 const OK = 200;
 /** Bytes that an answer in one piece may have. */
 const MAX_ANSWER_BYTES = 32 * 1024 * 1024;
@@ -17,23 +15,24 @@ const MAX_ERROR_BYTES = 64 * 1024;
  * @returns the answer while it arrives, its status a success
  * @throws the refusal that the caller may see; the status and the cause go to the log
  */
-export async function askUpstream(
+export async function askUpstream<Request extends Asked>(
   payment: Payment,
-  request: ChatRequest,
+  kind: Kind<Request>,
+  request: Request,
   log: Log,
 ): Promise<Exchange> {
-  const { upstream, signal } = payment;
+  const { route, signal, maxTokens } = payment;
   signal.throwIfAborted();
-  const body = upstreamBody(request, payment.maxTokens);
+  const bodyFor = (model: string) => kind.body(request, model, maxTokens);
   try {
-    const exchange = await upstream.post(PATH, body, signal);
+    const exchange = await route.post(kind.path, bodyFor, signal);
     if (exchange.status === OK) return exchange;
     const error = await readAll(exchange, MAX_ERROR_BYTES);
-    const { status } = exchange;
-    log.warn({ upstream: upstream.name, status, hold: payment.id }, "the upstream has refused");
+    const { status, upstream } = exchange;
+    log.warn({ upstream, status, hold: payment.id }, "the upstream has refused");
     throw refusalOf(exchange, error, request.passed);
   } catch (error) {
-    noteCause(error, payment, log);
+    noteCause(error, payment, undefined, log);
     throw error;
   }
 }
@@ -57,7 +56,12 @@ export async function readAll(exchange: Exchange, limit = MAX_ANSWER_BYTES): Pro
 }
 
 /** Why an exchange failed stands in the refusal's cause, which no caller sees. */
-export function noteCause(error: unknown, { upstream, id }: Payment, log: Log): void {
+export function noteCause(
+  error: unknown,
+  { id }: Payment,
+  upstream: string | undefined,
+  log: Log,
+): void {
   if (!(error instanceof Error) || error.cause === undefined) return;
-  log.warn({ err: error.cause, upstream: upstream.name, hold: id }, "the upstream has failed");
+  log.warn({ err: error.cause, upstream, hold: id }, "the upstream has failed");
 }

@@ -1,6 +1,7 @@
 import { refuse, refuseField } from "../base/errors.js";
 import { MAX_NGONKA, type Ngonka, outputTokensFor, priceOf } from "../base/money.js";
 import type { Price } from "../pricing/prices.js";
+import type { Asked } from "./kind.js";
 import type { ChatRequest } from "./parameters.js";
 
 /** What a request is held for before it runs. */
@@ -27,7 +28,7 @@ const SHORTEST_ANSWER = 256;
  *
  * @throws invalid_request_error  max_tokens above what the model can write
  */
-export function estimate(request: ChatRequest, price: Price): Estimate {
+export function estimate(request: Asked, price: Price): Estimate {
   const most = price.maxOutputTokens ?? Number.POSITIVE_INFINITY;
   if (request.maxTokens !== undefined && request.maxTokens > most) {
     throw refuseField("max_tokens", `must be at most ${most} for this model`);
@@ -74,9 +75,9 @@ export function affordableTokens(
  *
  * @throws invalid_request_error  nested too deeply to be written
  */
-export function upstreamBody(request: ChatRequest, maxTokens: number): string {
+export function upstreamBody(request: ChatRequest, model: string, maxTokens: number): string {
   const body = {
-    model: request.model,
+    model,
     ...request.passed,
     max_tokens: maxTokens,
     ...(request.n > 1 && { n: request.n }),

@@ -4,8 +4,9 @@ import type { Holds } from "../holds/holds.js";
 import type { PriceBook } from "../pricing/prices.js";
 import { complete } from "./complete.js";
 import { createKeeper } from "./keeper.js";
+import type { Asked, Kind } from "./kind.js";
 import { listModels, type Model } from "./models.js";
-import type { ChatRequest, Json } from "./parameters.js";
+import type { Json } from "./parameters.js";
 import type { Payer } from "./payment.js";
 import { type EventStream, stream } from "./stream.js";
 import type { Upstreams } from "./upstreams.js";
@@ -24,10 +25,20 @@ export interface InferenceDeps {
  * hold is lost.
  */
 export interface Inference {
-  /** A chat completion in one piece; see complete.ts. */
-  complete(payer: Payer, request: ChatRequest, line: AbortController): Promise<Json>;
-  /** A chat completion as a stream; see stream.ts. */
-  stream(payer: Payer, request: ChatRequest, line: AbortController): Promise<EventStream>;
+  /** An answer in one piece; see complete.ts. */
+  complete<Request extends Asked>(
+    payer: Payer,
+    kind: Kind<Request>,
+    request: Request,
+    line: AbortController,
+  ): Promise<Json>;
+  /** An answer as a stream; see stream.ts. */
+  stream<Request extends Asked>(
+    payer: Payer,
+    kind: Kind<Request>,
+    request: Request,
+    line: AbortController,
+  ): Promise<EventStream>;
   /** The models that a key may use, by id. */
   models(payer: Pick<Payer, "models">): Promise<Model[]>;
   /** Stops the timer that keeps holds alive. Requests must have ended. */
@@ -39,8 +50,8 @@ export function createInference(deps: InferenceDeps): Inference {
   const keeper = createKeeper(holds, log);
   const paying = { ...deps, keeper };
   return {
-    complete: (payer, request, line) => complete(paying, payer, request, line),
-    stream: (payer, request, line) => stream(paying, payer, request, line),
+    complete: (payer, kind, request, line) => complete(paying, payer, kind, request, line),
+    stream: (payer, kind, request, line) => stream(paying, payer, kind, request, line),
     models: (payer) => listModels(prices, upstreams, payer),
     close: () => keeper.close(),
   };

@@ -23,7 +23,7 @@ export async function listModels(
 ): Promise<Model[]> {
   const priced = await prices.list();
   return priced
-    .filter(({ enabled, model }) => enabled && upstreams.forModel(model) !== undefined)
+    .filter(({ enabled, model }) => enabled && upstreams.serves(model))
     .filter(({ model }) => models === null || models.includes(model))
     .map(({ model, since, contextTokens, maxOutputTokens }) => ({
       id: model,

@@ -1,23 +1,13 @@
 import { refuse, refuseField } from "../base/errors.js";
+import type { Asked } from "./kind.js";
 
 export type Json = Record<string, unknown>;
 
 /** A chat completion as it was asked for, everything that decides its cost read and checked. */
-export interface ChatRequest {
-  model: string;
-  /** Answers to write; each is paid for. */
-  n: number;
-  /** What the caller set; undefined where the model's default applies. */
-  maxTokens: number | undefined;
+export interface ChatRequest extends Asked {
   stream: boolean;
   /** Whether the caller wants the usage at the end of its stream. */
   includeUsage: boolean;
-  /** All other parameters, as they go to the upstream. */
-  passed: Json;
-  /** Bytes of the body: no text has more tokens than bytes. */
-  bytes: number;
-  /** Of the body, to tell a repeat from a conflict. */
-  fingerprint: bigint;
 }
 
 const MAX_N = 5;

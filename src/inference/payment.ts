@@ -7,9 +7,8 @@ import type { Holds } from "../holds/holds.js";
 import type { Price, PriceBook } from "../pricing/prices.js";
 import { affordableTokens, estimate } from "./estimate.js";
 import { HOLD_SECONDS, type Keeper } from "./keeper.js";
-import type { ChatRequest } from "./parameters.js";
-import type { Upstream } from "./upstream.js";
-import type { Upstreams } from "./upstreams.js";
+import type { Asked, Dialect } from "./kind.js";
+import type { Route, Upstreams } from "./upstreams.js";
 import type { Usage } from "./usage.js";
 
 export interface Paying {
@@ -33,7 +32,7 @@ export interface Payer {
 /** A request with a durable open hold. It must be captured or voided, once. */
 export interface Payment {
   id: Id;
-  upstream: Upstream;
+  route: Route;
   /** Tokens that each answer may have. */
   maxTokens: number;
   /** Aborts when the caller hangs up, or when the hold is lost. */
@@ -50,16 +49,18 @@ export interface Payment {
  * Opens the hold of a request, so that nothing is asked of an upstream which is not paid for.
  *
  * @param line aborted when the caller hangs up, and by us when the hold is lost
- * @throws model_not_found  not priced, not enabled, not served or not on this key's list
+ * @throws model_not_found  not priced, not enabled, not served (in this dialect) or not on this
+ *   key's list
  * @throws whatever Holds.authorize refuses, and what the estimate refuses
  */
 export async function openPayment(
   paying: Paying,
   payer: Payer,
-  request: ChatRequest,
+  dialect: Dialect,
+  request: Asked,
   line: AbortController,
 ): Promise<Payment> {
-  const { price, upstream } = await findModel(paying, payer, request.model);
+  const { price, route } = await findModel(paying, payer, request.model, dialect);
   const estimated = estimate(request, price);
   const { account, child, secretVersion } = payer;
   const id = newId();
@@ -82,7 +83,7 @@ export async function openPayment(
   const maxTokens = affordableTokens(estimated, price, request.n, held.amount);
   return {
     id,
-    upstream,
+    route,
     maxTokens,
     ...lifeOf(paying, { account, id, held: held.amount, request, price, line }),
   };
@@ -92,7 +93,7 @@ interface Life {
   account: Id;
   id: Id;
   held: Ngonka;
-  request: ChatRequest;
+  request: Asked;
   price: Price;
   line: AbortController;
 }
@@ -149,10 +150,15 @@ function costOf(price: Price, { inputTokens, outputTokens }: Usage): Ngonka {
   return cost;
 }
 
-async function findModel({ prices, upstreams }: Paying, payer: Payer, model: string) {
+async function findModel(
+  { prices, upstreams }: Paying,
+  payer: Payer,
+  model: string,
+  dialect: Dialect,
+) {
   if (payer.models !== null && !payer.models.includes(model)) throw refuse("model_not_found");
   const price = await prices.find(model);
-  const upstream = upstreams.forModel(model);
-  if (!price?.enabled || upstream === undefined) throw refuse("model_not_found");
-  return { price, upstream };
+  const route = upstreams.route(model, dialect);
+  if (!price?.enabled || route === undefined) throw refuse("model_not_found");
+  return { price, route };
 }

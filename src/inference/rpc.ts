@@ -8,6 +8,7 @@ import type {
 import type { ChildCaller } from "../keys/caller.js";
 import type { RateLimiter } from "../keys/rate-limit.js";
 import { admit } from "./admit.js";
+import { CHAT } from "./chat.js";
 import type { Inference } from "./inference.js";
 import { toBody, toChunk, toCompletion } from "./messages.js";
 import { OWNED_BY } from "./models.js";
@@ -31,7 +32,7 @@ export const inferenceHandlers = ({ inference, limiter, requireChild }: Inferenc
     const caller = await requireChild(call.authorization);
     await admit(limiter, caller);
     const asked = parseChatRequest(toBody(request, false));
-    return toCompletion(await inference.complete(caller, asked, lineOf(call)));
+    return toCompletion(await inference.complete(caller, CHAT, asked, lineOf(call)));
   },
 
   async *streamChatCompletion({ completion }: StreamChatCompletionRequest, call: Call) {
@@ -39,7 +40,7 @@ export const inferenceHandlers = ({ inference, limiter, requireChild }: Inferenc
     await admit(limiter, caller);
     if (completion === undefined) throw refuseField("completion", "must be set");
     const asked = parseChatRequest(toBody(completion, true));
-    for await (const events of await inference.stream(caller, asked, lineOf(call))) {
+    for await (const events of await inference.stream(caller, CHAT, asked, lineOf(call))) {
       for (const payload of payloadsOf(events)) yield toChunk(payload);
     }
   },

@@ -1,11 +1,10 @@
 import { Refusal, refuse } from "../base/errors.js";
 import type { Log } from "../base/log.js";
 import type { Ngonka } from "../base/money.js";
-import { newAnswerId } from "./answer-id.js";
 import { askUpstream, noteCause } from "./ask.js";
-import { type ChunkReader, createChunkReader } from "./chunks.js";
+import type { ChunkReader } from "./chunks.js";
+import type { Asked, Kind } from "./kind.js";
 import { createMeter, type Meter } from "./meter.js";
-import type { ChatRequest } from "./parameters.js";
 import { openPayment, type Payer, type Paying, type Payment } from "./payment.js";
 import { createSseSplitter } from "./sse.js";
 import type { Exchange } from "./upstream.js";
@@ -26,7 +25,7 @@ interface Run {
 }
 
 /**
- * Runs a paid chat completion as a stream. Resolves once the first event is there, so that whatever
+ * Runs a paid request as a stream. Resolves once the first event is there, so that whatever
  * goes wrong before is an ordinary refusal. The events that end it follow once the capture is
  * durable. A caller who hangs up (the line, or `return` on the stream) cuts the upstream at once
  * and pays for what was produced.
@@ -34,25 +33,25 @@ interface Run {
  * @throws what `openPayment` refuses, and the reasons for an upstream that fails; from the stream
  *   itself: the reason why it was cut, after what was produced is paid for
  */
-export async function stream(
+export async function stream<Request extends Asked>(
   paying: Paying,
   payer: Payer,
-  request: ChatRequest,
+  kind: Kind<Request>,
+  request: Request,
   line: AbortController,
 ): Promise<EventStream> {
-  const payment = await openPayment(paying, payer, request, line);
+  const payment = await openPayment(paying, payer, kind.dialect, request, line);
   const { log } = paying;
   let exchange: Exchange;
   try {
-    exchange = await askUpstream(payment, request, log);
+    exchange = await askUpstream(payment, kind, request, log);
   } catch (error) {
     await payment.void();
     throw error;
   }
   const meter = createMeter(request.bytes, payment.maxTokens * request.n);
   payment.producing(() => (meter.started ? meter.usage(false) : undefined));
-  const { model, n, includeUsage } = request;
-  const reader = createChunkReader({ id: newAnswerId(), model, n, includeUsage }, meter);
+  const reader = kind.reader(request, meter);
   const events = run({ payment, exchange, reader, meter, log });
   return resume(await events.next(), events);
 }
@@ -66,7 +65,7 @@ async function* run({ payment, exchange, reader, meter, log }: Run): EventStream
     if (!reader.finished) throw new Error("the upstream's stream ended early");
   } catch (error) {
     // Once every answer has finished, a broken line behind it harms nobody
-    if (!reader.finished) failure = explain(error, payment, log);
+    if (!reader.finished) failure = explain(error, payment, exchange.upstream, log);
   } finally {
     if (reader.done) exchange.discard();
     else exchange.cancel();
@@ -95,11 +94,10 @@ async function* forward(exchange: Exchange, reader: ChunkReader): EventStream {
   }
 }
 
-function explain(error: unknown, payment: Payment, log: Log): unknown {
-  noteCause(error, payment, log);
+function explain(error: unknown, payment: Payment, upstream: string, log: Log): unknown {
+  noteCause(error, payment, upstream, log);
   if (payment.signal.aborted || error instanceof Refusal) return error;
-  const { name } = payment.upstream;
-  log.warn({ upstream: name, hold: payment.id, why: String(error) }, "broken stream");
+  log.warn({ upstream, hold: payment.id, why: String(error) }, "broken stream");
   return refuse("model_unavailable");
 }
 

@@ -15,6 +15,8 @@ export interface UpstreamSpec {
 
 /** An answer of an upstream while it arrives. */
 export interface Exchange {
+  /** Name of the upstream, for our own log only. */
+  upstream: string;
   status: number;
   /** Seconds that the upstream asks us to wait, where it says so. */
   retryAfter: number | undefined;
@@ -73,7 +75,7 @@ export function createUpstream(spec: UpstreamSpec, timeouts = TIMEOUTS): Upstrea
   return {
     name: spec.name,
     post: (path, body, signal) =>
-      exchange(pool, { method: "POST", path: prefix + path, headers, body }, signal),
+      exchange(spec.name, pool, { method: "POST", path: prefix + path, headers, body }, signal),
     close: () => pool.destroy(),
   };
 }
@@ -83,6 +85,7 @@ export function createUpstream(spec: UpstreamSpec, timeouts = TIMEOUTS): Upstrea
  * this runs for every request, and naming functions at run time is what it would mostly do.
  */
 function exchange(
+  upstream: string,
   pool: Pool,
   options: Dispatcher.DispatchOptions,
   signal: AbortSignal,
@@ -112,6 +115,7 @@ function exchange(
       onResponseStart(_: unknown, status: number, headers: Headers) {
         if (status < 200) return;
         resolve({
+          upstream,
           status,
           retryAfter: seconds(headers["retry-after"]),
           async read() {

@@ -1,11 +1,32 @@
 import { readFileSync } from "node:fs";
 import type { Config } from "../base/config.js";
-import { createUpstream, type Timeouts, type Upstream, type UpstreamSpec } from "./upstream.js";
+import type { Dialect } from "./kind.js";
+import {
+  createUpstream,
+  type Exchange,
+  type Timeouts,
+  type Upstream,
+  type UpstreamSpec,
+} from "./upstream.js";
+
+/** The way of one model's requests to whoever serves it. */
+export interface Route {
+  /**
+   * Asks. Resolves with an answer's head, whatever its status.
+   *
+   * @param path    below the upstream's base URL
+   * @param bodyFor writes the body for the id that the model has there
+   * @throws as `Upstream.post` does
+   */
+  post(path: string, bodyFor: (model: string) => string, signal: AbortSignal): Promise<Exchange>;
+}
 
 /** All upstreams of a gateway. */
 export interface Upstreams {
-  /** Who serves a model. Undefined where nobody does. */
-  forModel(model: string): Upstream | undefined;
+  /** The way to who serves a model in these words. Undefined where nobody does. */
+  route(model: string, dialect: Dialect): Route | undefined;
+  /** Whether anybody serves a model, in whichever words. */
+  serves(model: string): boolean;
   close(): Promise<void>;
 }
 
@@ -55,8 +76,14 @@ export function createUpstreams(specs: readonly UpstreamSpec[], timeouts?: Timeo
     if (spec.models === null) fallback = upstream;
     return upstream;
   });
+  const find = (model: string) => byModel.get(model) ?? fallback;
   return {
-    forModel: (model) => byModel.get(model) ?? fallback,
+    route(model, dialect) {
+      const upstream = dialect === "openai" ? find(model) : undefined;
+      if (upstream === undefined) return undefined;
+      return { post: (path, bodyFor, signal) => upstream.post(path, bodyFor(model), signal) };
+    },
+    serves: (model) => find(model) !== undefined,
     async close() {
       await Promise.all(all.map((upstream) => upstream.close()));
     },

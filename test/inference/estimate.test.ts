@@ -122,7 +122,7 @@ test("everything else passes, and usage is always asked for on streams and only 
     max_completion_tokens: 9,
     user: null,
   });
-  expect(JSON.parse(upstreamBody(request, 9))).toEqual({
+  expect(JSON.parse(upstreamBody(request, request.model, 9))).toEqual({
     model: "m",
     messages: MESSAGES,
     temperature: 0.5,
@@ -130,7 +130,7 @@ test("everything else passes, and usage is always asked for on streams and only 
     max_tokens: 9,
   });
   const streamed = asked({ stream: true, n: 2 });
-  expect(JSON.parse(upstreamBody(streamed, 5))).toEqual({
+  expect(JSON.parse(upstreamBody(streamed, streamed.model, 5))).toEqual({
     model: "m",
     messages: MESSAGES,
     max_tokens: 5,
@@ -144,7 +144,7 @@ test("a parameter that stands twice means the same to the upstream as to us", ()
   const raw =
     '{"model":"m","max_tokens":9000,"n":5,"messages":[{"role":"user","content":"hi"}],"n":1,"max_tokens":7}';
   const request = parseChatRequest(Buffer.from(raw));
-  const body = upstreamBody(request, estimate(request, PRICE).maxTokens);
+  const body = upstreamBody(request, request.model, estimate(request, PRICE).maxTokens);
   expect(body.match(/max_tokens/g)).toHaveLength(1);
   expect(body).not.toContain('"n"');
   expect(JSON.parse(body).max_tokens).toBe(7);
@@ -153,7 +153,7 @@ test("a parameter that stands twice means the same to the upstream as to us", ()
 test("a body that is nested without end, or is no object, is refused and crashes nothing", () => {
   const deep = "[".repeat(1_000_000) + "]".repeat(1_000_000);
   const raw = `{"model":"m","messages":[{"role":"user","content":"hi"}],"x":${deep}}`;
-  expect(refusalOf(() => upstreamBody(parseChatRequest(Buffer.from(raw)), 5)).reason).toBe(
+  expect(refusalOf(() => upstreamBody(parseChatRequest(Buffer.from(raw)), "m", 5)).reason).toBe(
     "invalid_request_error",
   );
   for (const bad of ["", "{", "null", "[]", '"a"', "5", "\ufeff{}"]) {

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
+import { startDemoUpstream } from "../../src/inference/demo-upstream.js";
 import { createUpstreams, readUpstreams } from "../../src/inference/upstreams.js";
 
 const folder = mkdtempSync(join(tmpdir(), "keytoll-upstreams-"));
@@ -31,12 +32,18 @@ test("a model goes to the upstream that names it, every other to the one that na
     { name: "a", url: "https://a.example/v1", key: "secret-a", models: ["m1"] },
     { name: "b", url: "https://b.example/v1", key: "secret-b", models: null },
   ]);
-  const upstreams = createUpstreams(specs);
-  expect(upstreams.forModel("m1")?.name).toBe("a");
-  expect(upstreams.forModel("m2")?.name).toBe("b");
-  await upstreams.close();
+  const demo = await startDemoUpstream({ port: 0 });
+  const upstreams = createUpstreams(specs.map((spec) => ({ ...spec, url: demo.url })));
+  const whoServes = async (model: string) => {
+    const { signal } = new AbortController();
+    const exchange = await upstreams.route(model, "openai")?.post("/none", () => "{}", signal);
+    exchange?.discard();
+    return exchange?.upstream;
+  };
+  expect([await whoServes("m1"), await whoServes("m2")]).toEqual(["a", "b"]);
+  await Promise.all([upstreams.close(), demo.close()]);
   const named = createUpstreams(fromFile([a]));
-  expect(named.forModel("m2")).toBeUndefined();
+  expect([named.serves("m2"), named.route("m2", "openai")]).toEqual([false, undefined]);
   await named.close();
 });
 

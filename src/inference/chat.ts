@@ -1,0 +1,50 @@
+import { now, SECOND } from "../base/time.js";
+import { newAnswerId } from "./answer-id.js";
+import { createChunkReader } from "./chunks.js";
+import { upstreamBody } from "./estimate.js";
+import type { Kind } from "./kind.js";
+import { type ChatRequest, isObject } from "./parameters.js";
+import { reportedUsage, tokensOf, type Usage, usageBody } from "./usage.js";
+
+/** OpenAI's chat completions. */
+export const CHAT: Kind<ChatRequest> = {
+  dialect: "openai",
+  path: "/chat/completions",
+  body: upstreamBody,
+  check({ choices }) {
+    if (!Array.isArray(choices) || choices.length === 0) throw new Error("no chat completion");
+  },
+  usage: (request, answer, maxTokens) =>
+    reportedUsage(answer) ?? countedUsage(request, answer.choices as unknown[], maxTokens),
+  show: (request, answer, { usage, cost }) => ({
+    id: newAnswerId(),
+    object: "chat.completion",
+    created: Number.isSafeInteger(answer.created) ? answer.created : Math.floor(now() / SECOND),
+    model: request.model,
+    choices: answer.choices,
+    usage: usageBody(usage, cost, answer.usage),
+  }),
+  reader({ model, n, includeUsage }, meter) {
+    return createChunkReader({ id: newAnswerId(), model, n, includeUsage }, meter);
+  },
+};
+
+function countedUsage(request: ChatRequest, choices: unknown[], maxTokens: number): Usage {
+  const written = choices.map((choice) => (isObject(choice) ? choice.message : undefined));
+  const bytes = written.reduce<number>((sum, message) => sum + textBytes(message), 0);
+  return {
+    inputTokens: BigInt(tokensOf(request.bytes)),
+    outputTokens: BigInt(Math.min(tokensOf(bytes), maxTokens * request.n)),
+    estimated: true,
+  };
+}
+
+/** Bytes of all that a model wrote into one answer: its text, its thoughts, its calls. */
+function textBytes(message: unknown): number {
+  if (!isObject(message)) return 0;
+  const texts = [message.content, message.reasoning_content].filter(
+    (text): text is string => typeof text === "string",
+  );
+  const calls = message.tool_calls ? JSON.stringify(message.tool_calls) : "";
+  return [...texts, calls].reduce((sum, text) => sum + Buffer.byteLength(text), 0);
+}
