@@ -45,8 +45,8 @@ import { openClient } from "./temporal/client.js";
 import { VERSION } from "./version.js";
 import { keepRefusals } from "./webhooks/notices.js";
 import { webhookHandlers } from "./webhooks/rpc.js";
+import { signingVault } from "./webhooks/signing.js";
 import { createTargets } from "./webhooks/targets.js";
-import { createVault } from "./webhooks/vault.js";
 
 /** Batches run on connections of their own, so that a slow list of keys never holds up money. */
 const MONEY_CONNECTIONS = 6;
@@ -134,7 +134,7 @@ export async function createApp(
         sql,
         requireOwner,
         targets: createTargets({ production, allowPrivate: config.webhookAllowPrivate }),
-        vault: createVault(secrets),
+        vault: signingVault(secrets),
       }),
     ),
     service(InferenceService, inferenceHandlers({ inference, limiter, requireChild })),

@@ -1,6 +1,7 @@
 import { refuse } from "../base/errors.js";
 import type { Id } from "../base/ids.js";
 import { SECOND } from "../base/time.js";
+import { type Batcher, createBatcher } from "../db/batcher.js";
 import { isOutage, withPatience } from "../db/outage.js";
 import type { Sql } from "../db/sql.js";
 import {
@@ -12,7 +13,6 @@ import {
   endHolds,
   extendHolds,
 } from "./batch-store.js";
-import { type Batcher, createBatcher } from "./batcher.js";
 import { readAuthorized, readCaptured, readVoided } from "./decisions.js";
 import type { Authorized, Capture, Captured, Extension, HoldRequest, Holds } from "./holds.js";
 import { withPartitions } from "./partitions.js";

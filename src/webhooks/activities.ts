@@ -4,8 +4,8 @@ import type { Sql } from "../db/sql.js";
 import { beat } from "../temporal/beat.js";
 import { deliverApart, deliverInOrder, giveUpDelivery, type Post } from "./deliver.js";
 import { createSender } from "./send.js";
+import { signingVault } from "./signing.js";
 import { createTargets, type TargetRules } from "./targets.js";
-import { createVault } from "./vault.js";
 
 /**
  * What workflows may ask about webhooks.
@@ -18,7 +18,7 @@ export function webhookActivities(
   rules: TargetRules,
 ): WebhookActivities {
   const sender = createSender(createTargets(rules));
-  const post = (): Post => ({ sql, vault: createVault(secrets), sender });
+  const post = (): Post => ({ sql, vault: signingVault(secrets), sender });
   const look = (atOnce: boolean) => ({
     atOnce,
     signal: Context.current().cancellationSignal,

@@ -8,8 +8,8 @@ import type { Sql } from "../db/sql.js";
 import { enqueue } from "../temporal/outbox.js";
 import { findDue, findState, overdue } from "./line-store.js";
 import { resealSecrets } from "./secret-store.js";
+import { signingVault } from "./signing.js";
 import { originOf } from "./targets.js";
-import { createVault } from "./vault.js";
 
 /** Entries that one look for what is overdue makes, of each kind. */
 const REMINDERS = 200;
@@ -64,7 +64,7 @@ export async function tendWebhooks(sql: Sql, secrets: readonly string[]): Promis
     for (const key of lines) await enqueue(tx, { kind: "webhook_endpoint", key });
     for (const key of apart) await enqueue(tx, { kind: "webhook", key });
   });
-  if (secrets.length > 0) await resealSecrets(sql, createVault(secrets));
+  if (secrets.length > 0) await resealSecrets(sql, signingVault(secrets));
 }
 
 /**

@@ -6,6 +6,7 @@ import type {
 } from "../../workflows/webhook-contract.js";
 import type { Id } from "../base/ids.js";
 import { elapsed, HOUR, MINUTE, SECOND } from "../base/time.js";
+import type { Vault } from "../base/vault.js";
 import { recordAudit } from "../db/change.js";
 import type { Sql, Tx } from "../db/sql.js";
 import { enqueue } from "../temporal/outbox.js";
@@ -25,7 +26,6 @@ import {
 } from "./line-store.js";
 import { readSecrets } from "./secret-store.js";
 import type { Answer, Sender } from "./send.js";
-import type { Vault } from "./vault.js";
 
 /** What deliveries are made with. */
 export interface Post {

@@ -1,6 +1,6 @@
 import type { Id } from "../base/ids.js";
+import type { Sealed, Vault } from "../base/vault.js";
 import type { Db, Sql, Tx } from "../db/sql.js";
-import type { Sealed, Vault } from "./vault.js";
 
 interface SecretRow extends Sealed {
   endpoint: Id;

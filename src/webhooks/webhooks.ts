@@ -2,11 +2,13 @@ import { refuse, refuseField } from "../base/errors.js";
 import { checkInteger, type Page, type Paged, toPage } from "../base/field.js";
 import { type Id, newId } from "../base/ids.js";
 import { SECOND } from "../base/time.js";
+import type { Vault } from "../base/vault.js";
 import { lockForChange, recordAudit } from "../db/change.js";
 import type { Db, Sql, Tx } from "../db/sql.js";
 import { enqueue } from "../temporal/outbox.js";
 import { checkEvents } from "./events.js";
 import { insertSecret, replaceSecret } from "./secret-store.js";
+import { newSigningSecret } from "./signing.js";
 import {
   countEndpoints,
   type Endpoint,
@@ -17,7 +19,6 @@ import {
   updateEndpoint,
 } from "./store.js";
 import { originOf, type Targets } from "./targets.js";
-import { newSigningSecret, type Vault } from "./vault.js";
 
 /** What the door needs beside the database. */
 export interface Office {

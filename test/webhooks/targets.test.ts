@@ -4,8 +4,8 @@ import { createServer } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readConfig } from "../../src/base/config.js";
 import { createSender } from "../../src/webhooks/send.js";
+import { newSigningSecret } from "../../src/webhooks/signing.js";
 import { createTargets } from "../../src/webhooks/targets.js";
-import { newSigningSecret } from "../../src/webhooks/vault.js";
 import { refusalOf } from "../support/doors.js";
 
 const NAMES: Record<string, string[]> = {

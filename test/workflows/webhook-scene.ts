@@ -1,7 +1,7 @@
 import type { Client } from "@temporalio/client";
 import { expect } from "vitest";
+import { signingVault } from "../../src/webhooks/signing.js";
 import { createTargets } from "../../src/webhooks/targets.js";
-import { createVault } from "../../src/webhooks/vault.js";
 import { createEndpoint } from "../../src/webhooks/webhooks.js";
 import { UPDATES, workflowIds } from "../../workflows/contract.js";
 import { WEBHOOK_SIGNALS } from "../../workflows/webhook-contract.js";
@@ -22,7 +22,7 @@ export async function tellAReceiver(world: World, client: Client): Promise<[stri
     return body.type === "key.deleted" ? 400 : 200;
   });
   const targets = createTargets({ production: false, allowPrivate: ["127.0.0.0/8"] });
-  const office = { sql, targets, vault: createVault([PEPPER]) };
+  const office = { sql, targets, vault: signingVault([PEPPER]) };
   const wanted = { url: receiver.url, events: [] };
   const { endpoint } = await createEndpoint(office, account, wanted);
   const tell = (verb: string) => sql`

@@ -2,7 +2,7 @@ import { open, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type Id, newId } from "../../base/ids.js";
 import type { Log } from "../../base/log.js";
-import { createBatcher } from "../batcher.js";
+import { createBatcher } from "../../db/batcher.js";
 import { makeOwnFolder, type OwnFolder } from "./spool-folder.js";
 import { takeUpLeft } from "./spool-left.js";
 import { encodeRecord, type SpoolRecord } from "./spool-record.js";

@@ -17,27 +17,23 @@ export interface Vault {
   open(sealed: Sealed, place: string): string;
 }
 
-const SECRET_BYTES = 32;
 const NONCE_BYTES = 12;
 const TAG_BYTES = 16;
 
-/** A new signing secret of an endpoint, as Standard Webhooks writes them. */
-export const newSigningSecret = (): string =>
-  `whsec_${randomBytes(SECRET_BYTES).toString("base64")}`;
-
 /**
- * Keeps signing secrets, which must be read again to sign with, so that the database alone does not
- * tell them.
+ * Seals what must be read again, so that the database alone does not tell it.
  *
  * @param secrets of the operator, newest first: the newest seals, all open
+ * @param what    is sealed: each kind of thing has keys of its own
+ * @throws Error where there is no secret
  */
-export function createVault(secrets: readonly string[]): Vault {
+export function createVault(secrets: readonly string[], what: string): Vault {
   const keys = secrets.map((secret) => ({
-    name: derive(secret, "name", 4).toString("hex"),
-    key: derive(secret, "key", 32),
+    name: derive(secret, `${what}: name`, 4).toString("hex"),
+    key: derive(secret, `${what}: key`, 32),
   }));
   const newest = keys[0];
-  if (!newest) throw new Error("KEYTOLL_SECRET is not set: webhooks cannot be signed");
+  if (!newest) throw new Error(`KEYTOLL_SECRET is not set: no ${what} can be kept`);
   return {
     newest: newest.name,
     seal(secret, place) {
@@ -61,5 +57,5 @@ export function createVault(secrets: readonly string[]): Vault {
 }
 
 function derive(secret: string, use: string, bytes: number): Buffer {
-  return Buffer.from(hkdfSync("sha256", secret, "", `keytoll webhook secrets: ${use}`, bytes));
+  return Buffer.from(hkdfSync("sha256", secret, "", `keytoll ${use}`, bytes));
 }
