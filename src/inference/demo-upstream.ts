@@ -2,8 +2,18 @@ import { randomBytes } from "node:crypto";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { now, pause, SECOND } from "../base/time.js";
-import { DEMO_MODELS, demoTokenCount, demoTokens } from "./demo-models.js";
+import { embed } from "./demo-embeddings.js";
+import { DEMO_MODELS } from "./demo-models.js";
 import { type DemoRefusal, type DemoRequest, readDemoRequest } from "./demo-request.js";
+import {
+  deltaOf,
+  finishOf,
+  logprobsOf,
+  messageOf,
+  type Piece,
+  usageOf,
+  write,
+} from "./demo-writing.js";
 
 export interface DemoUpstream {
   /** Base URL with /v1. */
@@ -19,12 +29,15 @@ export interface DemoUpstreamOptions {
 }
 
 /**
- * Serves the demo models over the wire format of OpenAI's chat completions: what a gateway meets in
- * the world, errors, pauses and breaks included, without a network or a bill.
+ * Serves the demo models over the wire format of OpenAI's chat completions and embeddings: what a
+ * gateway meets in the world, tools, thoughts, errors, pauses and breaks included, without a network
+ * or a bill.
  */
 export async function startDemoUpstream({ port, key }: DemoUpstreamOptions): Promise<DemoUpstream> {
+  let asked = 0;
+  const isBusy = () => asked++ % 2 === 0;
   const server = createServer((request, response) => {
-    answer(request, response, key).catch(() => response.destroy());
+    answer(request, response, { key, isBusy }).catch(() => response.destroy());
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
@@ -41,7 +54,14 @@ export async function startDemoUpstream({ port, key }: DemoUpstreamOptions): Pro
   };
 }
 
-async function answer(request: IncomingMessage, response: ServerResponse, key?: string) {
+interface Demo {
+  key: string | undefined;
+  /** Whether a model that is busy at first is so now. */
+  isBusy(): boolean;
+}
+
+async function answer(request: IncomingMessage, response: ServerResponse, demo: Demo) {
+  const { key } = demo;
   response.setHeader("x-request-id", `demo-${randomBytes(8).toString("hex")}`);
   response.setHeader("server", "keytoll-demo-upstream");
   if (key !== undefined && request.headers.authorization !== `Bearer ${key}`) {
@@ -50,11 +70,16 @@ async function answer(request: IncomingMessage, response: ServerResponse, key?: 
   }
   const route = `${request.method} ${request.url?.split("?")[0]}`;
   if (route === "GET /v1/models") return sendModels(response);
+  if (route === "POST /v1/embeddings") {
+    const read = embed(await bodyOf(request));
+    return "status" in read ? sendError(response, read) : send(response, 200, read);
+  }
   if (route !== "POST /v1/chat/completions") {
     return sendError(response, { status: 404, message: "no such path", param: null, code: null });
   }
   const read = readDemoRequest(await bodyOf(request));
   if ("status" in read) return sendError(response, read);
+  if (read.model.fault === "busy-at-first" && demo.isBusy()) return sendBusy(response, 1);
   await complete(read, response);
 }
 
@@ -63,8 +88,7 @@ async function complete(request: DemoRequest, response: ServerResponse): Promise
   response.on("close", () => gone.abort());
   switch (request.model.fault) {
     case "error-429":
-      response.setHeader("retry-after", 2);
-      return sendError(response, fault(429, "the demo upstream is too busy", "rate_limited"));
+      return sendBusy(response, 2);
     case "error-500":
       return sendError(response, fault(500, "the demo upstream has failed", "server_error"));
     case "error-400":
@@ -72,64 +96,81 @@ async function complete(request: DemoRequest, response: ServerResponse): Promise
     case "hang":
       return;
   }
-  const tokens = demoTokens(request.model, request.prompt, request.maxTokens);
-  if (request.stream) await stream(request, tokens, response, gone.signal);
-  else await unary(request, tokens, response, gone.signal);
+  const pieces = write(request);
+  if (request.stream) await stream(request, pieces, response, gone.signal);
+  else await unary(request, pieces, response, gone.signal);
 }
 
 async function unary(
   request: DemoRequest,
-  tokens: string[],
+  pieces: Piece[],
   response: ServerResponse,
   gone: AbortSignal,
 ): Promise<void> {
-  if (request.model.paceMs > 0) await pause(tokens.length * request.model.paceMs, gone);
-  if (request.model.fault === "cut") return void response.destroy();
-  const message = { role: "assistant", content: tokens.join(""), refusal: null };
-  const finish_reason = finishOf(request, tokens);
+  const { paceMs, fault } = request.model;
+  if (paceMs > 0) await pause(pieces.length * paceMs, gone);
+  if (fault === "cut") return void response.destroy();
+  if (fault === "garbage") return void response.end('{"choices": [{"index": 0, "message": {"ro');
+  const answer = () => ({
+    message: messageOf(write(request)),
+    logprobs: logprobsOf(request, pieces),
+    finish_reason: finishOf(request, pieces),
+  });
   send(response, 200, {
     ...head(request, "chat.completion"),
-    choices: choices(request, (index) => ({ index, message, logprobs: null, finish_reason })),
-    ...(request.model.fault !== "no-usage" && { usage: usageOf(request, tokens) }),
+    choices: Array.from({ length: request.n }, (_, index) => ({ index, ...answer() })),
+    ...reportsOf(request, pieces).at(-1),
   });
 }
 
 async function stream(
   request: DemoRequest,
-  tokens: string[],
+  pieces: Piece[],
   response: ServerResponse,
   gone: AbortSignal,
 ): Promise<void> {
+  const { paceMs, fault } = request.model;
   response.writeHead(200, { "content-type": "text/event-stream; charset=utf-8" });
   const common = head(request, "chat.completion.chunk");
-  const write = (chunk: object) =>
+  const event = (chunk: object) =>
     response.write(`data: ${JSON.stringify({ ...common, ...chunk })}\n\n`);
-  const each = (delta: object, finish_reason: string | null) => {
+  const each = (delta: object, more: object = {}) => {
     for (const index of Array(request.n).keys()) {
-      write({ choices: [{ index, delta, logprobs: null, finish_reason }] });
+      event({ choices: [{ index, delta, logprobs: null, finish_reason: null, ...more }] });
     }
   };
-  each({ role: "assistant", content: "" }, null);
-  for (const [i, content] of tokens.entries()) {
-    if (request.model.paceMs > 0) await pause(request.model.paceMs, gone);
+  each({ role: "assistant", content: "" });
+  for (const [i, piece] of pieces.entries()) {
+    if (paceMs > 0) await pause(paceMs, gone);
     if (gone.aborted) return;
-    if (request.model.fault === "cut" && i === Math.floor(tokens.length / 2)) {
-      return void response.write("data: {", () => response.destroy());
+    if (i === Math.floor(pieces.length / 2)) {
+      if (fault === "cut") return void response.write("data: {", () => response.destroy());
+      if (fault === "garbage") response.write("data: }{\n\n");
     }
-    each({ content }, null);
+    const delta = deltaOf(piece);
+    if (delta !== undefined) each(delta, { logprobs: logprobsOf(request, [piece]) });
   }
-  each({}, finishOf(request, tokens));
-  if (request.includeUsage && request.model.fault !== "no-usage") {
-    write({ choices: [], usage: usageOf(request, tokens) });
+  each({}, { finish_reason: finishOf(request, pieces) });
+  if (request.includeUsage) {
+    for (const report of reportsOf(request, pieces)) event({ choices: [], ...report });
   }
   response.end("data: [DONE]\n\n");
 }
 
-const choices = <T>(request: DemoRequest, make: (index: number) => T): T[] =>
-  Array.from({ length: request.n }, (_, index) => make(index));
-
-const finishOf = (request: DemoRequest, tokens: string[]) =>
-  tokens.length >= request.maxTokens ? "length" : "stop";
+/** What it says of its usage, and how often: once, where the model has no fault in that. */
+function reportsOf(request: DemoRequest, pieces: Piece[]): { usage: object }[] {
+  const usage = usageOf(request, pieces);
+  switch (request.model.fault) {
+    case "no-usage":
+      return [];
+    case "zero-usage":
+      return [{ usage: { prompt_tokens: 0, completion_tokens: 0, total_tokens: 0 } }];
+    case "usage-twice":
+      return [{ usage: usageOf(request, pieces.slice(pieces.length / 2)) }, { usage }];
+    default:
+      return [{ usage }];
+  }
+}
 
 const head = (request: DemoRequest, object: string) => ({
   id: `chatcmpl-demo-${randomBytes(8).toString("hex")}`,
@@ -138,13 +179,6 @@ const head = (request: DemoRequest, object: string) => ({
   model: request.model.id,
   system_fingerprint: "fp_keytoll_demo_upstream",
 });
-
-function usageOf(request: DemoRequest, tokens: string[]) {
-  const prompt_tokens = demoTokenCount(request.prompt);
-  const completion_tokens = tokens.length * request.n;
-  const total_tokens = prompt_tokens + completion_tokens;
-  return { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details: null };
-}
 
 function sendModels(response: ServerResponse): void {
   const data = DEMO_MODELS.map(({ id }) => ({
@@ -162,6 +196,11 @@ const fault = (status: number, message: string, code: string): DemoRefusal => ({
   param: null,
   code,
 });
+
+function sendBusy(response: ServerResponse, seconds: number): void {
+  response.setHeader("retry-after", seconds);
+  sendError(response, fault(429, "the demo upstream is too busy", "rate_limited"));
+}
 
 function sendError(response: ServerResponse, { status, message, param, code }: DemoRefusal): void {
   send(response, status, { error: { message, type: "demo_upstream_error", param, code } });

@@ -47,6 +47,7 @@ const tellTale = () =>
 
 const SAFE_HEADERS = new Set([
   "connection",
+  "content-encoding",
   "content-length",
   "content-type",
   "cache-control",

@@ -3,7 +3,7 @@ import { creditAccount, register } from "../../src/accounts/accounts.js";
 import { readConfig } from "../../src/base/config.js";
 import { createLog } from "../../src/base/log.js";
 import { NGONKA_PER_GNK } from "../../src/base/money.js";
-import { connect } from "../../src/db/sql.js";
+import { connect, type Sql } from "../../src/db/sql.js";
 import { DEMO_MODELS } from "../../src/inference/demo-models.js";
 import { startDemoUpstream } from "../../src/inference/demo-upstream.js";
 import { createChildKey } from "../../src/keys/child-keys.js";
@@ -57,34 +57,42 @@ export async function startTestGateway({ upstreamUrl }: { upstreamUrl?: string }
     const terms = { ...DEMO_PRICE, contextTokens: null, maxOutputTokens: 8_192, enabled: true };
     await setModelPrice(sql, { model, ...terms });
   }
-  const account = await register(sql, {
-    email: "owner@example.com",
-    password: "correct horse battery",
-    referralCode: undefined,
-  });
-  await creditAccount(sql, { account, amount: NGONKA_PER_GNK / 10n, reference: "test" });
-  const owner = { kind: "owner", account } as const;
-  const fields = { name: "SaaS", access: "read_write", expiresAt: null } as const;
-  const managementKey = await createManagementKey(sql, owner, fields, pepper);
+  const owner = await openOwner(sql, "owner@example.com", NGONKA_PER_GNK / 10n, pepper);
 
   return {
     url: gateway.http,
     /** host:port */
     grpc: gateway.grpc,
     sql,
-    account,
     adminToken,
+    ...owner,
+    /** A further owner, with so many ngonka. */
+    createOwner: (email: string, balance: bigint) => openOwner(sql, email, balance, pepper),
+    async close() {
+      await Promise.all([gateway.close(), demo.close()]);
+      await sql.end({ timeout: 5 });
+      await database.drop();
+    },
+  };
+}
+
+/** An owner with a balance and a management key. */
+async function openOwner(sql: Sql, email: string, balance: bigint, pepper: string) {
+  const password = "correct horse battery";
+  const account = await register(sql, { email, password, referralCode: undefined });
+  await creditAccount(sql, { account, amount: balance, reference: "test" });
+  const owner = { kind: "owner", account } as const;
+  const fields = { name: "SaaS", access: "read_write", expiresAt: null } as const;
+  const managementKey = await createManagementKey(sql, owner, fields, pepper);
+  return {
+    account,
+    managementKey: managementKey.key.id,
     managementSecret: managementKey.secret,
     /** A new child key. @returns its id and secret */
     async createChild(wanted: Partial<ChildFields> = {}) {
       const all = { ...NO_LIMITS, ...wanted };
       const { key, secret } = await createChildKey(sql, owner, managementKey.key.id, all, pepper);
       return { id: key.id, secret };
-    },
-    async close() {
-      await Promise.all([gateway.close(), demo.close()]);
-      await sql.end({ timeout: 5 });
-      await database.drop();
     },
   };
 }
