@@ -14,7 +14,7 @@ export interface DemoRequest {
   topLogprobs: number | undefined;
   /** The tools that it will call. */
   calls: DemoTool[];
-  /** The JSON Schema that its text must fit; undefined: any text does. */
+  /** The JSON Schema that its text must fit; undefined: free text. */
   schema: Json | undefined;
 }
 
