@@ -24,8 +24,9 @@ export const CHAT: Kind<ChatRequest> = {
     choices: answer.choices,
     usage: usageBody(usage, cost, answer.usage),
   }),
-  reader({ model, n, includeUsage }, meter) {
-    return createChunkReader({ id: newAnswerId(), model, n, includeUsage }, meter);
+  reader({ model, n, includeUsage, passed }, meter) {
+    const logprobs = Boolean(passed.logprobs ?? passed.top_logprobs);
+    return createChunkReader({ id: newAnswerId(), model, n, includeUsage, logprobs }, meter);
   },
 };
 

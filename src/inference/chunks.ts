@@ -1,3 +1,4 @@
+import type { Reason } from "../base/errors.js";
 import { now, SECOND } from "../base/time.js";
 import { hasValue, type Meter, mayReportUsage } from "./meter.js";
 import { isObject, type Json } from "./parameters.js";
@@ -10,15 +11,32 @@ export interface Face {
   n: number;
   /** Whether the caller asked for usage: then every chunk has the field, null but in the last. */
   includeUsage: boolean;
+  /** Whether chunks carry the odds of tokens, which are many bytes and no tokens. */
+  logprobs: boolean;
 }
 
+/** Why we have ended a stream before its answers were whole, for its caller. */
+export interface StopReason {
+  /** The word of the refusal that a new request would meet. */
+  code: Reason;
+  message: string;
+  /** When the limit that was reached begins anew, ISO 8601; absent for those that never do. */
+  resets_at?: string;
+}
+
+/**
+ * Reads one stream of a kind. Everything that carries something passes `Meter.count` before it is
+ * taken; what ends the last answer, and all after it, waits for the bill.
+ */
 export interface ChunkReader {
   /**
    * Takes the payload of one event.
    *
+   * @returns false where the meter does not cover what it carries: then nothing was taken, and the
+   *   event is offered again once more is held
    * @throws Error where it is neither a chunk nor the end, or where it reports an error
    */
-  take(payload: Buffer): void;
+  take(payload: Buffer): boolean;
   /** What may be forwarded now, as server-sent events; undefined when there is nothing. */
   forward(): Buffer | undefined;
   /** True when every answer has finished, or the upstream has said so. */
@@ -27,6 +45,13 @@ export interface ChunkReader {
   readonly done: boolean;
   /** The events held back, and the end: only for a caller whose bill is written. */
   finale(usage: Json): Buffer;
+  /**
+   * The end, in place of `finale`, of a stream that we have cut: what may be forwarded, and then
+   * every answer that has not finished ends as one that reached its length.
+   *
+   * @param stop undefined where the answers had all the tokens that were asked for
+   */
+  cut(usage: Json, stop: StopReason | undefined): Buffer;
 }
 
 const DONE = Buffer.from("[DONE]");
@@ -44,39 +69,46 @@ const CHOICES = /"choices"\s*:\s*\[/;
 export function createChunkReader(face: Face, meter: Meter): ChunkReader {
   let template: Template | undefined;
   let created = Math.floor(now() / SECOND);
-  let unfinished = face.n;
+  const unfinished = new Set(Array(face.n).keys());
   let done = false;
   let ready: Buffer[] = [];
   const held: Buffer[] = [];
 
-  const put = (...pieces: Buffer[]) => (unfinished === 0 ? held : ready).push(...pieces);
+  const put = (...pieces: Buffer[]) => (unfinished.size === 0 ? held : ready).push(...pieces);
 
-  const takeParsed = (payload: Buffer) => {
+  const begin = (payload: Buffer, chunk: Json) => {
+    if (Number.isSafeInteger(chunk.created)) created = chunk.created as number;
+    if (!face.logprobs) template = templateOf(payload, chunk, face, created);
+  };
+  const takeParsed = (payload: Buffer): boolean => {
     const chunk = parse(payload);
     meter.note(chunk);
-    if (!Array.isArray(chunk.choices) || chunk.choices.length === 0) return;
-    if (template === undefined) {
-      if (Number.isSafeInteger(chunk.created)) created = chunk.created as number;
-      template = templateOf(payload, chunk, face, created);
-    }
-    unfinished = Math.max(0, unfinished - chunk.choices.filter(isFinished).length);
-    const choices = JSON.stringify(chunk.choices);
-    meter.count(choices.length);
-    const body = `${headOf(face, created)}${choices}${tailOf(face)}`;
-    put(BEFORE, Buffer.from(body), AFTER);
+    if (!Array.isArray(chunk.choices) || chunk.choices.length === 0) return true;
+    const choices = Buffer.from(JSON.stringify(chunk.choices));
+    if (!meter.count(face.logprobs ? withoutLogprobs(chunk.choices) : choices)) return false;
+    if (template === undefined) begin(payload, chunk);
+    for (const choice of chunk.choices.filter(isFinished)) unfinished.delete(choice.index ?? 0);
+    put(BEFORE, Buffer.from(headOf(face, created)), choices, Buffer.from(tailOf(face)), AFTER);
+    return true;
+  };
+  const ending = (usage: Json) => {
+    const last = `${headOf(face, created)}[],"usage":${JSON.stringify(usage)}}`;
+    const asked = face.includeUsage ? [BEFORE, Buffer.from(last), AFTER] : [];
+    return [...asked, BEFORE, DONE, AFTER];
   };
 
   return {
     take(payload) {
-      if (done) return;
+      if (done) return true;
       if (payload.equals(DONE)) {
         done = true;
-        return;
+        return true;
       }
       const inner = template && innerOf(template, payload);
       if (template === undefined || inner === undefined) return takeParsed(payload);
-      meter.count(inner.length);
+      if (!meter.count(inner)) return false;
       put(template.before, inner, template.after);
+      return true;
     },
     forward() {
       if (ready.length === 0) return undefined;
@@ -85,15 +117,21 @@ export function createChunkReader(face: Face, meter: Meter): ChunkReader {
       return bytes;
     },
     get finished() {
-      return unfinished === 0 || done;
+      return unfinished.size === 0 || done;
     },
     get done() {
       return done;
     },
-    finale(usage) {
-      const last = `${headOf(face, created)}[],"usage":${JSON.stringify(usage)}}`;
-      const asked = face.includeUsage ? [BEFORE, Buffer.from(last), AFTER] : [];
-      return Buffer.concat([...ready, ...held, ...asked, BEFORE, DONE, AFTER]);
+    finale: (usage) => Buffer.concat([...ready, ...held, ...ending(usage)]),
+    cut(usage, stop) {
+      const choices = [...unfinished].map((index) => ({
+        index,
+        delta: {},
+        finish_reason: "length",
+      }));
+      const why = stop === undefined ? "" : `,"stop_reason":${JSON.stringify(stop)}`;
+      const last = `${headOf(face, created)}${JSON.stringify(choices)}${why}${tailOf(face)}`;
+      return Buffer.concat([...ready, BEFORE, Buffer.from(last), AFTER, ...ending(usage)]);
     },
   };
 }
@@ -159,8 +197,11 @@ function parse(payload: Buffer): Json {
   return chunk;
 }
 
-const isFinished = (choice: unknown) =>
+const isFinished = (choice: unknown): choice is { index?: number } =>
   isObject(choice) && typeof choice.finish_reason === "string";
+
+const withoutLogprobs = (choices: unknown[]): Buffer =>
+  Buffer.from(JSON.stringify(choices, (name, value) => (name === "logprobs" ? null : value)));
 
 const headOf = ({ id, model }: Face, created: number) =>
   `{"id":"${id}","object":"chat.completion.chunk","created":${created},"model":${JSON.stringify(model)},"choices":`;

@@ -5,10 +5,16 @@ import { reportedUsage, tokensOf, type Usage } from "./usage.js";
 export interface Meter {
   /** Takes the usage of an event that was parsed, if it reports any; the last report wins. */
   note(event: Json): void;
-  /** Counts an event that carries something, by the bytes of its `choices`. */
-  count(bytes: number): void;
+  /**
+   * Counts an event that carries something: the bytes of its `choices`, or of whatever carries it.
+   *
+   * @returns false where what is held does not pay for it: then it is not counted
+   */
+  count(carried: Buffer): boolean;
   /** True once something was produced. */
   readonly started: boolean;
+  /** True once there is certainly more than was asked for: its writer heeds no limit. */
+  readonly endless: boolean;
   /**
    * What to charge for.
    *
@@ -18,41 +24,92 @@ export interface Meter {
   usage(whole: boolean): Usage;
 }
 
+/** What a meter must know of what pays: see cover.ts. */
+export interface Covering {
+  /** Tokens that all answers may have by what is held; infinite once they are held as a whole. */
+  readonly tokens: number;
+  /** From so many tokens on, more should be asked for. */
+  readonly soon: number;
+  /** Asks for more, where nobody has. Does not wait. */
+  ask(): void;
+}
+
 const NEEDLE = Buffer.from('"usage"');
 const NOT_YET = Buffer.from(":null");
 /** Bytes of JSON that stand around the text of one event at the most. */
 const MOST_WRAPPING = 120;
+/** No vocabulary has a longer token, not even with its bytes written as JSON. */
+const LONGEST_TOKEN = 256;
+const [QUOTE, BACKSLASH, COLON, SPACE] = [0x22, 0x5c, 0x3a, 0x20];
 
 /**
- * @param promptBytes of the request, for when the upstream does not report
- * @param most        tokens that all answers may have together
+ * @param promptTokens of the request by our count, for when the upstream does not report
+ * @param most         tokens that all answers may have together
+ * @param cover        what is held, where that grows with the stream
  */
-export function createMeter(promptBytes: number, most: number): Meter {
+export function createMeter(promptTokens: number, most: number, cover?: Covering): Meter {
   let reported: Usage | undefined;
   let events = 0;
   let bytes = 0;
+  let ceiling = 0;
   // The shortest event has next to no text: what it has, all have around theirs
   let wrapping = MOST_WRAPPING;
-  const seen = () => BigInt(Math.min(most, Math.max(events, tokensOf(bytes - events * wrapping))));
+  const paidFor = () => Math.max(0, Math.min(most, cover?.tokens ?? most));
+  const seen = () =>
+    BigInt(Math.min(paidFor(), Math.max(events, tokensOf(bytes - events * wrapping))));
+
+  const isCovered = (carried: Buffer, { tokens, soon, ask }: Covering): boolean => {
+    if (tokens === Number.POSITIVE_INFINITY) return true;
+    const after = ceiling + mostTokens(carried);
+    if (after > soon) ask();
+    if (after > tokens) return false;
+    ceiling = after;
+    return true;
+  };
+
   return {
     note(event) {
       reported = reportedUsage(event) ?? reported;
     },
-    count(size) {
+    count(carried) {
+      if (cover !== undefined && !isCovered(carried, cover)) return false;
       events += 1;
-      bytes += size;
-      wrapping = Math.min(wrapping, size);
+      bytes += carried.length;
+      wrapping = Math.min(wrapping, carried.length);
+      return true;
     },
     get started() {
       return events > 0 || reported !== undefined;
     },
+    get endless() {
+      return bytes - events * wrapping > most * LONGEST_TOKEN;
+    },
     usage(whole) {
       if (whole && reported !== undefined) return reported;
-      const inputTokens = reported?.inputTokens ?? BigInt(tokensOf(promptBytes));
+      const inputTokens = reported?.inputTokens ?? BigInt(promptTokens);
       const outputTokens = [seen(), reported?.outputTokens ?? 0n].reduce(larger);
       return { inputTokens, outputTokens, estimated: true };
     },
   };
+}
+
+/**
+ * Most tokens that an event can carry: one for every byte inside its strings, names aside, and one
+ * where there are none.
+ */
+export function mostTokens(json: Buffer): number {
+  let inside = 0;
+  for (let at = 0; at < json.length; at++) {
+    if (json[at] !== QUOTE) continue;
+    const start = at + 1;
+    for (at = start; at < json.length && json[at] !== QUOTE; at++) {
+      if (json[at] === BACKSLASH) at++;
+    }
+    let next = at + 1;
+    while (json[next] === SPACE) next++;
+    if (json[next] !== COLON) inside += at - start;
+  }
+  return Math.max(1, inside);
 }
 
 const larger = (a: bigint, b: bigint) => (a > b ? a : b);

@@ -8,7 +8,7 @@ import { createMeter, type Meter } from "./meter.js";
 import { openPayment, type Payer, type Paying, type Payment } from "./payment.js";
 import { createSseSplitter } from "./sse.js";
 import type { Exchange } from "./upstream.js";
-import { usageBody } from "./usage.js";
+import { tokensOf, usageBody } from "./usage.js";
 
 /**
  * Server-sent events as they may be sent, those of one read together. It must be iterated, to its
@@ -49,7 +49,7 @@ export async function stream<Request extends Asked>(
     await payment.void();
     throw error;
   }
-  const meter = createMeter(request.bytes, payment.maxTokens * request.n);
+  const meter = createMeter(tokensOf(request.bytes), payment.maxTokens * request.n);
   payment.producing(() => (meter.started ? meter.usage(false) : undefined));
   const reader = kind.reader(request, meter);
   const events = run({ payment, exchange, reader, meter, log });

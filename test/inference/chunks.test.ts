@@ -1,10 +1,16 @@
 import fc from "fast-check";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { createChunkReader } from "../../src/inference/chunks.js";
 import { createMeter } from "../../src/inference/meter.js";
 
 const UPSTREAM = "upstream-7f3a";
-const FACE = { id: "chatcmpl-ours", model: "org/model", n: 1, includeUsage: false };
+const FACE = {
+  id: "chatcmpl-ours",
+  model: "org/model",
+  n: 1,
+  includeUsage: false,
+  logprobs: false,
+};
 
 interface Shape {
   space: string | undefined;
@@ -29,7 +35,7 @@ function written(shape: Shape, choices: unknown[], more: object = {}): Buffer {
 }
 
 function read(payloads: readonly Buffer[], face = FACE) {
-  const meter = createMeter(100, 100_000);
+  const meter = createMeter(25, 100_000);
   const reader = createChunkReader(face, meter);
   const forwarded = payloads.map((payload) => {
     reader.take(payload);
@@ -138,4 +144,64 @@ test("an event that is no chunk, or reports an error, breaks the stream", () => 
     const reader = createChunkReader(FACE, createMeter(1, 1));
     expect(() => reader.take(Buffer.from(bad))).toThrow();
   }
+});
+
+describe("a stream that we cut", () => {
+  const stop = { code: "child_key_limit_exceeded" as const, message: "the limit is reached" };
+
+  test("ends every unfinished answer as one that reached its length, says why, and then the usage", () => {
+    const { reader, forwarded } = read(
+      [
+        written(plain, [delta("a"), delta("b", null, 1)]),
+        written(plain, [delta("c", "stop", 1)]),
+        written(plain, [delta("d", null, 2)]),
+      ],
+      { ...FACE, n: 3, includeUsage: true },
+    );
+    expect(reader.finished).toBe(false);
+    const end = reader.cut({ cost_units: "5" }, stop).toString();
+    expect(end.endsWith("data: [DONE]\n\n")).toBe(true);
+    const [cut, last, ...rest] = chunksIn(end);
+    expect(rest).toEqual([]);
+    expect(cut).toMatchObject({ id: FACE.id, stop_reason: stop, usage: null });
+    expect(cut.choices).toEqual([
+      { index: 0, delta: {}, finish_reason: "length" },
+      { index: 2, delta: {}, finish_reason: "length" },
+    ]);
+    expect(last).toMatchObject({ choices: [], usage: { cost_units: "5" } });
+    expect(chunksIn(forwarded.join(""))).toHaveLength(3);
+  });
+
+  test("brings what waits to be forwarded, and shows no usage to who did not ask", () => {
+    const reader = createChunkReader(FACE, createMeter(25, 100));
+    reader.take(written(plain, [delta("a")]));
+    const chunks = chunksIn(reader.cut({ cost_units: "5" }, undefined).toString());
+    expect(chunks.map(({ choices }) => choices[0].delta)).toEqual([{ content: "a" }, {}]);
+    expect(JSON.stringify(chunks)).not.toMatch(/usage|stop_reason/);
+  });
+
+  test("was offered each event again that was not paid for yet, and lost none", () => {
+    const cover = { tokens: 3, soon: 2, ask() {} };
+    const reader = createChunkReader(FACE, createMeter(25, 100, cover));
+    const texts = ["ab", "cd", "ef", '"usage":{}'];
+    for (const text of texts) {
+      const payload = written(plain, [delta(text)]);
+      while (!reader.take(payload)) cover.tokens += 3;
+    }
+    const all = chunksIn(reader.forward()?.toString() ?? "");
+    expect(all.map(({ choices }) => choices[0].delta.content)).toEqual(texts);
+    expect(cover.tokens).toBeGreaterThanOrEqual(texts.join("").length);
+  });
+});
+
+test("the odds of tokens are passed on and count as none", () => {
+  const logprobs = { content: [{ token: "a", logprob: -0.1, bytes: [97], top_logprobs: [] }] };
+  const payloads = ["a", "b", "c"].map((text) => written(plain, [{ ...delta(text), logprobs }]));
+  const { forwarded, meter } = read(payloads, { ...FACE, logprobs: true });
+  expect(chunksIn(forwarded.join("")).map(({ choices }) => choices[0].logprobs)).toEqual([
+    logprobs,
+    logprobs,
+    logprobs,
+  ]);
+  expect(meter.usage(false).outputTokens).toBe(3n);
 });

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { createMeter, mayReportUsage } from "../../src/inference/meter.js";
+import { createMeter, mayReportUsage, mostTokens } from "../../src/inference/meter.js";
 import { isObject, type Json } from "../../src/inference/parameters.js";
 import { reportedUsage, usageBody } from "../../src/inference/usage.js";
 
@@ -58,8 +58,8 @@ test("a report that cannot be true is none", () => {
 });
 
 test("the last report of a whole stream wins, and zero is zero", () => {
-  const meter = createMeter(400, 1_000);
-  meter.count(100);
+  const meter = createMeter(100, 1_000);
+  meter.count(Buffer.alloc(100));
   meter.note({ usage: { prompt_tokens: 7, completion_tokens: 9 } });
   meter.note({ usage: { prompt_tokens: 0, completion_tokens: 0 } });
   meter.note({ usage: null });
@@ -67,12 +67,12 @@ test("the last report of a whole stream wins, and zero is zero", () => {
 });
 
 test("a cut stream is charged for what was seen of it, also where an early report says less", () => {
-  const meter = createMeter(401, 1_000);
+  const meter = createMeter(101, 1_000);
   meter.note({ usage: { prompt_tokens: 7, completion_tokens: 0 } });
-  for (let i = 0; i < 10; i++) meter.count(60);
+  for (let i = 0; i < 10; i++) meter.count(Buffer.alloc(60));
   expect(meter.usage(false)).toEqual({ inputTokens: 7n, outputTokens: 10n, estimated: true });
-  const unreported = createMeter(401, 5);
-  for (let i = 0; i < 10; i++) unreported.count(60);
+  const unreported = createMeter(101, 5);
+  for (let i = 0; i < 10; i++) unreported.count(Buffer.alloc(60));
   expect(unreported.usage(false)).toEqual({ inputTokens: 101n, outputTokens: 5n, estimated: true });
 });
 
@@ -89,4 +89,53 @@ test("the cost is exact in units and a plain number in credits", () => {
     cost: 1.234567891,
     cost_units: "1234567891",
   });
+});
+
+test("an event holds no more tokens than we count for it, whatever its strings and names are", () => {
+  const texts = fc.array(fc.oneof(tricky, fc.string({ unit: "binary" })), { maxLength: 4 });
+  fc.assert(
+    fc.property(texts, spacing, fc.boolean(), (all, space, escaped) => {
+      const choices = all.map((content, index) => ({ index, delta: { content } }));
+      const json = JSON.stringify(choices, undefined, space);
+      const written = escaped
+        ? json.replace(
+            /[\u0080-\uffff]/g,
+            (it) => `\\u${it.charCodeAt(0).toString(16).padStart(4, "0")}`,
+          )
+        : json;
+      const bytes = all.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
+      const most = mostTokens(Buffer.from(written));
+      expect(most).toBeGreaterThanOrEqual(bytes);
+      if (/^[ -~]*$/.test(all.join(""))) {
+        const quoted = all.reduce((sum, text) => sum + JSON.stringify(text).length - 2, 0);
+        expect(most).toBe(Math.max(1, quoted));
+      }
+    }),
+    { numRuns: 1_000 },
+  );
+});
+
+test("more than was asked for is certain only once no vocabulary could say it in so few tokens", () => {
+  const meter = createMeter(1, 10);
+  const event = Buffer.alloc(60 + 256);
+  meter.count(Buffer.alloc(60));
+  for (let i = 0; i < 10; i++) meter.count(event);
+  expect(meter.endless).toBe(false);
+  meter.count(Buffer.alloc(61));
+  expect(meter.endless).toBe(true);
+  expect(meter.usage(false).outputTokens).toBe(10n);
+});
+
+test("a stream that outruns its hold asks for more in time, and is charged for no more than is held", () => {
+  let asked = 0;
+  const cover = { tokens: 20, soon: 10, ask: () => void asked++ };
+  const meter = createMeter(1, 1_000, cover);
+  const event = Buffer.from('[{"delta":{"content":"abcd"}}]');
+  expect([1, 2].map(() => meter.count(event))).toEqual([true, true]);
+  expect(asked).toBe(0);
+  expect([3, 4, 5, 6].map(() => meter.count(event))).toEqual([true, true, true, false]);
+  expect(asked).toBe(4);
+  expect(meter.usage(false).outputTokens).toBe(5n);
+  cover.tokens = Number.POSITIVE_INFINITY;
+  expect(meter.count(event)).toBe(true);
 });
