@@ -12,8 +12,9 @@ import { parseChatRequest } from "../inference/request.js";
 import type { ChildCaller } from "../keys/caller.js";
 import { getChildOfCaller } from "../keys/child-keys.js";
 import type { RateAnswer, RateLimiter } from "../keys/rate-limit.js";
+import { sendEvents } from "./event-stream.js";
 import { keyBody } from "./openai-key.js";
-import { sendEvents } from "./openai-stream.js";
+import { OPENAI_WORDS } from "./openai-stream.js";
 import { readBody, sendError, sendJson } from "./wire/answer.js";
 
 export interface OpenAiDeps {
@@ -106,8 +107,8 @@ const chat: Serve = async ({ inference, limiter, log }, visit, caller) => {
     const answer = await inference.complete(caller, CHAT, asked, line);
     return sendText(response, JSON.stringify(answer), requestId);
   }
-  const events = await inference.stream(caller, CHAT, asked, line);
-  await sendEvents(response, events, requestId, log);
+  const events = inference.stream(caller, CHAT, asked, line);
+  await sendEvents(events, { response, words: OPENAI_WORDS, requestId, log });
 };
 
 const models: Serve = async ({ inference }, { response, requestId }, caller) => {
