@@ -26,12 +26,15 @@ const SHORTEST_ANSWER = 256;
  * The ceiling of a request's cost: a token for every byte of the body, the template's overhead, and
  * every answer as long as it may be, at the model's price, rounded up once.
  *
- * @throws invalid_request_error  max_tokens above what the model can write
+ * @throws invalid_request_error  max_tokens above what the model can write; images
  */
 export function estimate(request: Asked, price: Price): Estimate {
   const most = price.maxOutputTokens ?? Number.POSITIVE_INFINITY;
   if (request.maxTokens !== undefined && request.maxTokens > most) {
     throw refuseField("max_tokens", `must be at most ${most} for this model`);
+  }
+  if (request.images !== undefined) {
+    throw refuseField("messages", "images are not supported by this model");
   }
   const maxTokens = request.maxTokens ?? Math.min(DEFAULT_MAX_TOKENS, most);
   const inputTokens = BigInt(request.bytes + PROMPT_OVERHEAD);

@@ -18,6 +18,10 @@ export interface Asked {
   maxTokens: number | undefined;
   /** Bytes of the body: no text has more tokens than bytes. */
   bytes: number;
+  /** Images of the prompt; undefined: none. What one costs is the model's to say, not its bytes. */
+  images?: number;
+  /** Of `bytes`, those of images that stand in the body: read as no text. */
+  imageBytes?: number;
   /** Of the body, to tell a repeat from a conflict. */
   fingerprint: bigint;
   /** Parameters that go to the upstream as they are: only their names may come back in an error. */

@@ -1,7 +1,9 @@
 import { refuse, refuseField } from "../base/errors.js";
+import { checkTools, readMessages } from "./content.js";
 import type { Asked } from "./kind.js";
+import { flag, isAbsent, isObject, type Json, positive } from "./values.js";
 
-export type Json = Record<string, unknown>;
+export { isObject, type Json } from "./values.js";
 
 /** A chat completion as it was asked for, everything that decides its cost read and checked. */
 export interface ChatRequest extends Asked {
@@ -25,48 +27,53 @@ const OURS = new Set([
 ]);
 
 /**
- * They keep things at the upstream, or name the caller to it, and change no answer: not passed on.
+ * They keep things at the upstream, name the caller to it, or ask for the usage that every answer
+ * has, and change no answer: not passed on.
  */
-const DROPPED = new Set([
-  "store",
-  "metadata",
-  "safety_identifier",
-  "prompt_cache_key",
-  "prompt_cache_retention",
-]);
-
-/** They change what a request costs in ways that its estimate does not cover. */
-const COSTLY = new Set([
-  "audio",
-  "modalities",
-  "prediction",
-  "web_search_options",
-  "service_tier",
-  "best_of",
-  "use_beam_search",
-  "num_beams",
-  "models",
-  "route",
-  "provider",
-  "plugins",
-  "transforms",
-  "fallbacks",
-  "background",
-  "max_output_tokens",
-  "max_new_tokens",
-  "max_length",
-  "num_predict",
-  "n_predict",
-  "num_return_sequences",
-  "chat_template",
-  "prompt_logprobs",
-  "prompt",
-  "prompt_embeds",
-  "extra_body",
-]);
+export const DROPPED: ReadonlySet<string> = new Set(
+  (
+    "store metadata user safety_identifier session_id trace usage " +
+    "prompt_cache_key prompt_cache_retention"
+  ).split(" "),
+);
 
 /**
- * Reads a chat completion's parameters. What changes its cost is checked or refused by name;
+ * They change what a request costs in ways that its estimate does not cover: more answers, another
+ * prompt than the one that was sent, another price, another model, or work beside the model's.
+ */
+export const COSTLY: ReadonlySet<string> = new Set(
+  [
+    "best_of use_beam_search num_beams num_return_sequences prediction",
+    "max_output_tokens max_new_tokens max_length num_predict n_predict max_gen_toks",
+    "audio modalities video_url mm_processor_kwargs media_io_kwargs",
+    "chat_template prompt prompt_embeds prompt_logprobs prompt_id extra_body",
+    "service_tier speed priority background",
+    "models route provider plugins transforms fallbacks preset",
+    "web_search web_search_options search search_options search_parameters enable_search",
+    "tool_resources file_ids data_sources mcp_servers container",
+    "vllm_xargs kv_transfer_params lora_request lora adapter",
+  ]
+    .join(" ")
+    .split(" "),
+);
+
+/** Values of costly parameters that say what is the case anyway: dropped. */
+const HARMLESS: Record<string, readonly string[]> = {
+  service_tier: ['"auto"', '"default"', '"standard"'],
+  modalities: ['["text"]'],
+  background: ["false"],
+  use_beam_search: ["false"],
+  enable_search: ["false"],
+  web_search: ["false"],
+  best_of: ["1"],
+  num_return_sequences: ["1"],
+  models: ["[]"],
+  plugins: ["[]"],
+  transforms: ["[]"],
+};
+
+/**
+ * Reads a chat completion's parameters. What changes its cost is understood or refused by name;
  * everything else passes.
  *
  * @param body what the caller sent, parsed
@@ -76,37 +83,47 @@ export function readChatRequest(body: unknown, bytes: number, fingerprint: bigin
   if (!isObject(body)) {
     throw refuse("invalid_request_error", { message: "the body must be a JSON object" });
   }
-  if (typeof body.model !== "string" || body.model === "") {
-    throw refuseField("model", "must be the id of a model");
-  }
+  const model = readModel(body.model);
   const stream = flag(body.stream, "stream");
   const includeUsage = readStreamOptions(body.stream_options, stream);
-  checkMessages(body.messages);
+  const pictures = readMessages(body.messages);
   checkTools(body.tools);
   return {
-    model: body.model,
+    model,
     n: readN(body.n),
     maxTokens: readMaxTokens(body),
     stream,
     includeUsage,
-    passed: { messages: body.messages, ...passedOn(body) },
+    passed: { messages: body.messages, ...passedOn(body, OURS) },
     bytes,
     fingerprint,
+    ...(pictures.images > 0 && pictures),
   };
 }
 
-export const isObject = (value: unknown): value is Json =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
+/** @throws invalid_request_error */
+export function readModel(model: unknown): string {
+  if (typeof model !== "string" || model === "") {
+    throw refuseField("model", "must be the id of a model");
+  }
+  return model;
+}
 
-const isAbsent = (value: unknown) => value === undefined || value === null;
-
-function passedOn(body: Json): Json {
+/**
+ * The parameters that go to the upstream as they are.
+ *
+ * @param ours those that were read already
+ * @throws invalid_request_error with the name of one that changes the cost
+ */
+export function passedOn(body: Json, ours: ReadonlySet<string>): Json {
   const passed: Json = {};
   for (const [name, value] of Object.entries(body)) {
-    if (OURS.has(name) || DROPPED.has(name) || value === null) continue;
-    if (name === "service_tier" && (value === "auto" || value === "default")) continue;
-    if (name === "modalities" && JSON.stringify(value) === '["text"]') continue;
-    if (COSTLY.has(name)) throw refuseField(name, "is not supported");
+    if (ours.has(name) || DROPPED.has(name) || value === null) continue;
+    if (COSTLY.has(name)) {
+      if (Object.hasOwn(HARMLESS, name) && HARMLESS[name]?.includes(JSON.stringify(value)))
+        continue;
+      throw refuseField(name, "is not supported");
+    }
     Object.defineProperty(passed, name, { value, enumerable: true });
   }
   return passed;
@@ -127,20 +144,6 @@ function readN(value: unknown): number {
   return n;
 }
 
-function positive(value: unknown, name: string): number | undefined {
-  if (isAbsent(value)) return undefined;
-  if (!Number.isSafeInteger(value) || (value as number) < 1) {
-    throw refuseField(name, "must be a positive whole number");
-  }
-  return value as number;
-}
-
-function flag(value: unknown, name: string): boolean {
-  if (isAbsent(value)) return false;
-  if (typeof value !== "boolean") throw refuseField(name, "must be true or false");
-  return value;
-}
-
 function readStreamOptions(options: unknown, stream: boolean): boolean {
   if (isAbsent(options)) return false;
   if (!isObject(options)) throw refuseField("stream_options", "must be an object");
@@ -148,38 +151,4 @@ function readStreamOptions(options: unknown, stream: boolean): boolean {
   const unknown = Object.keys(options).find((name) => !MAX_STREAM_OPTIONS.includes(name));
   if (unknown !== undefined) throw refuseField(`stream_options.${unknown}`, "is not supported");
   return flag(options.include_usage, "stream_options.include_usage");
-}
-
-function checkMessages(messages: unknown): void {
-  if (!Array.isArray(messages) || messages.length === 0) {
-    throw refuseField("messages", "must be a list of at least one message");
-  }
-  for (const [i, message] of messages.entries()) {
-    const path = `messages[${i}]`;
-    if (!isObject(message)) throw refuseField(path, "must be an object");
-    if (!isAbsent(message.audio)) throw refuseField(`${path}.audio`, "is not supported");
-    checkContent(message.content, `${path}.content`);
-  }
-}
-
-/**
- * Only text is bounded by the bytes of the request: an image's few bytes of address may cost
- * thousands of tokens.
- */
-function checkContent(content: unknown, path: string): void {
-  if (isAbsent(content) || typeof content === "string") return;
-  if (!Array.isArray(content)) throw refuseField(path, "must be a text or a list of parts");
-  for (const [i, part] of content.entries()) {
-    const isText = isObject(part) && (part.type === "text" || part.type === "refusal");
-    if (!isText) throw refuseField(`${path}[${i}]`, "only text parts are supported");
-  }
-}
-
-function checkTools(tools: unknown): void {
-  if (isAbsent(tools)) return;
-  if (!Array.isArray(tools)) throw refuseField("tools", "must be a list");
-  for (const [i, tool] of tools.entries()) {
-    const known = isObject(tool) && (tool.type === "function" || tool.type === "custom");
-    if (!known) throw refuseField(`tools[${i}]`, "only functions are supported");
-  }
 }

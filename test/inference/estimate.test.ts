@@ -3,6 +3,7 @@ import { expect, test } from "vitest";
 import { Refusal } from "../../src/base/errors.js";
 import { MAX_NGONKA, priceOf } from "../../src/base/money.js";
 import { affordableTokens, estimate, upstreamBody } from "../../src/inference/estimate.js";
+import { COSTLY } from "../../src/inference/parameters.js";
 import { parseChatRequest } from "../../src/inference/request.js";
 import type { Price } from "../../src/pricing/prices.js";
 
@@ -84,22 +85,20 @@ test("a hold is at least one unit and never more than a column holds", () => {
 });
 
 test("what would change the cost and is not understood is refused by name", () => {
-  const image = { type: "image_url", image_url: { url: "x" } };
-  const parts = [
-    { role: "user", content: "a" },
-    { role: "user", content: [{ type: "text", text: "a" }, image] },
-  ];
-  expect(refusedParam({ messages: parts })).toBe("messages[1].content[1]");
-  for (const name of [
-    "service_tier",
-    "audio",
-    "web_search_options",
-    "models",
-    "best_of",
-    "plugins",
-  ]) {
-    expect(refusedParam({ [name]: "flex" })).toBe(name);
+  for (const type of ["input_audio", "file", "video_url", "image", "document"]) {
+    const parts = [
+      { role: "user", content: "a" },
+      {
+        role: "user",
+        content: [
+          { type: "text", text: "a" },
+          { type, [type]: { data: "x" } },
+        ],
+      },
+    ];
+    expect(refusedParam({ messages: parts })).toBe("messages[1].content[1]");
   }
+  for (const name of COSTLY) expect(refusedParam({ [name]: "flex" })).toBe(name);
   for (const bad of [0, -1, 1.5, "5", true, 1e300]) {
     expect(refusedParam({ max_tokens: bad })).toBe("max_tokens");
     expect(refusedParam({ max_completion_tokens: bad })).toBe("max_completion_tokens");
@@ -114,19 +113,61 @@ test("what would change the cost and is not understood is refused by name", () =
   expect(refusedParam({ model: 5 })).toBe("model");
 });
 
+test("images are counted by number, and those that stand in the body by their bytes too", () => {
+  const image = (url: unknown) => ({ type: "image_url", image_url: { url } });
+  const messages = (...content: unknown[]) => ({ messages: [{ role: "user", content }] });
+  const data = `data:image/png;base64,${"A".repeat(1_000)}`;
+  const one = asked(messages(image("https://example.com/a.png")));
+  expect(one).toMatchObject({ images: 1, imageBytes: 0 });
+  const two = asked(messages({ type: "text", text: data }, image(data), image("http://x/")));
+  expect(two).toMatchObject({ images: 2, imageBytes: data.length });
+  expect(two.bytes).toBeGreaterThan(2 * data.length);
+  expect(asked()).not.toHaveProperty("images");
+  for (const bad of ["ftp://x", "file:///etc/passwd", "data:text/plain;base64,AAAA", 5, null]) {
+    const param = "messages[0].content[0].image_url.url";
+    expect(refusedParam(messages(image(bad)))).toBe(param);
+  }
+});
+
 test("everything else passes, and usage is always asked for on streams and only there", () => {
   const request = asked({
     temperature: 0.5,
     top_k: 3,
+    tool_choice: "auto",
+    functions: [{ name: "f" }],
+    function_call: "auto",
+    parallel_tool_calls: false,
+    response_format: { type: "json_object" },
+    reasoning_effort: "high",
+    reasoning: { effort: "low" },
+    logprobs: true,
+    top_logprobs: 2,
+    logit_bias: { 5: -100 },
+    stop: ["a"],
     store: true,
+    user: "u-1",
+    metadata: { a: "b" },
+    service_tier: "auto",
+    modalities: ["text"],
     max_completion_tokens: 9,
-    user: null,
+    seed: null,
   });
   expect(JSON.parse(upstreamBody(request, request.model, 9))).toEqual({
     model: "m",
     messages: MESSAGES,
     temperature: 0.5,
     top_k: 3,
+    tool_choice: "auto",
+    functions: [{ name: "f" }],
+    function_call: "auto",
+    parallel_tool_calls: false,
+    response_format: { type: "json_object" },
+    reasoning_effort: "high",
+    reasoning: { effort: "low" },
+    logprobs: true,
+    top_logprobs: 2,
+    logit_bias: { 5: -100 },
+    stop: ["a"],
     max_tokens: 9,
   });
   const streamed = asked({ stream: true, n: 2 });
