@@ -12,6 +12,7 @@ import { createHealth, createHealthDoor } from "./edge/health.js";
 import { managementRoutes } from "./edge/management.js";
 import { createMetrics } from "./edge/metrics.js";
 import { createOpenAiDoor } from "./edge/openai.js";
+import { usageRoutes } from "./edge/usage.js";
 import { webhookRoutes } from "./edge/webhooks.js";
 import { connectHandler } from "./edge/wire/connect.js";
 import { type ServiceTable, service } from "./edge/wire/handlers.js";
@@ -25,6 +26,7 @@ import { AuthService } from "./gen/keytoll/v1/auth_pb.js";
 import { HoldService } from "./gen/keytoll/v1/hold_pb.js";
 import { InferenceService } from "./gen/keytoll/v1/inference_pb.js";
 import { KeyService } from "./gen/keytoll/v1/key_pb.js";
+import { UsageService } from "./gen/keytoll/v1/usage_pb.js";
 import { WebhookService } from "./gen/keytoll/v1/webhook_pb.js";
 import { createDelivery } from "./holds/delivery/deliver.js";
 import { createHandover } from "./holds/delivery/handover.js";
@@ -42,6 +44,7 @@ import { createRateLimiter } from "./keys/rate-limit.js";
 import { keyHandlers } from "./keys/rpc.js";
 import { createPriceBook } from "./pricing/prices.js";
 import { openClient } from "./temporal/client.js";
+import { usageHandlers } from "./usage/rpc.js";
 import { VERSION } from "./version.js";
 import { keepRefusals } from "./webhooks/notices.js";
 import { webhookHandlers } from "./webhooks/rpc.js";
@@ -128,6 +131,7 @@ export async function createApp(
         explain: (error, call) => toRpcFailure(error, call, log),
       }),
     ),
+    service(UsageService, usageHandlers({ sql, requireOwnerOrManager })),
     service(
       WebhookService,
       webhookHandlers({
@@ -155,7 +159,10 @@ export async function createApp(
   );
   const openAi = createOpenAiDoor({ inference, limiter, sql, requireChild, log });
   const healthDoor = createHealthDoor({ health, metrics, authenticator, production, log });
-  const rest = restHandler([...managementRoutes(own), ...webhookRoutes(own)], log);
+  const rest = restHandler(
+    [...managementRoutes(own), ...usageRoutes(own), ...webhookRoutes(own)],
+    log,
+  );
   const rpc = connectHandler({ services, log, fallback: rest });
 
   return {

@@ -27,7 +27,7 @@ const FLOORS: readonly (readonly string[])[] = [
   ["src/db", "src/temporal"],
   ["src/pricing", "src/ledger", "src/webhooks"],
   ["src/keys", "src/accounts"],
-  ["src/holds"],
+  ["src/holds", "src/usage"],
   ["src/inference"],
   ["src/edge"],
   ["src/check", "src/dev", "src/commands", "src"],

@@ -432,6 +432,7 @@ create table usage_rollup (
   cost bigint not null,
   constraint usage_rollup_pkey PRIMARY KEY (day, child_key_id, model)
 );
+CREATE INDEX usage_rollup_account ON public.usage_rollup USING btree (account_id, day);
 
 create table webhook_delivery (
   id uuid not null,

@@ -54,6 +54,7 @@ export async function startLiveGateway() {
     ...gateway,
     ...restClient(gateway.http),
     upstreamUrl: upstream.url,
+    databaseUrl: database.url,
     /** Another gateway on the same database, which remembers nothing of what this one did. */
     startAnother: start,
     sql,

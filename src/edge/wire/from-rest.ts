@@ -36,11 +36,21 @@ export function fromRest<Desc extends DescMessage>(
   return message;
 }
 
-/** Sets one field from the text of a path segment or of a query parameter. */
+/**
+ * Sets one field from the text of a path segment or of a query parameter. A time may be a day there,
+ * which means its first moment.
+ */
 export function setFromText(target: ReflectMessage, field: DescField, text: string): void {
-  const isNumber = field.fieldKind === "scalar" && field.scalar === ScalarType.INT32;
-  const number = isNumber && /^(0|[1-9][0-9]{0,9})$/.test(text);
-  target.set(field, readValue(field, number ? Number(text) : text, field.name));
+  target.set(field, readValue(field, inJson(field, text), field.name));
+}
+
+function inJson(field: DescField, text: string): JsonValue {
+  if (field.fieldKind === "scalar" && field.scalar === ScalarType.INT32) {
+    return /^(0|[1-9][0-9]{0,9})$/.test(text) ? Number(text) : text;
+  }
+  const isTime =
+    field.fieldKind === "message" && field.message.typeName === TimestampSchema.typeName;
+  return isTime && /^\d{4}-\d{2}-\d{2}$/.test(text) ? `${text}T00:00:00Z` : text;
 }
 
 function readInto(

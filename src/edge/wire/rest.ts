@@ -14,6 +14,7 @@ import { refuse, refuseField } from "../../base/errors.js";
 import { newId } from "../../base/ids.js";
 import type { Log } from "../../base/log.js";
 import { readBody, sendError, sendJson } from "./answer.js";
+import { type Download, isDownload, sendDownload } from "./download.js";
 import { fromRest, setFromText } from "./from-rest.js";
 import { type CallContext, callOf, type ServiceTable } from "./handlers.js";
 import { toRest } from "./to-rest.js";
@@ -24,7 +25,7 @@ const MASK = "update_mask";
 type Verb = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 
 /** What a route is told of a request, its parts still text. */
-interface RestRequest {
+export interface RestRequest {
   /** By name of the request's field. */
   params: ReadonlyMap<string, string>;
   query: URLSearchParams;
@@ -39,7 +40,7 @@ export interface RestRoute {
    */
   segments: readonly string[];
   status: number;
-  answer(request: RestRequest, caller: CallContext): Promise<JsonObject>;
+  answer(request: RestRequest, caller: CallContext): Promise<JsonObject | Download>;
 }
 
 /** How a method of the table looks in REST. */
@@ -57,7 +58,7 @@ interface RestRule<I extends DescMessage, O extends DescMessage> {
  * A REST route as a caller of the same handler that RPC has. Its path and query fill the named
  * fields, its body the others; a PATCH fills `update_mask` with the keys that its body has (null
  * removes). In the answer a single resource is spread: `{management_key: {id, ...}, key}` becomes
- * `{id, ..., key}`.
+ * `{id, ..., key}`; not so beside a list.
  */
 export function restRoute<I extends DescMessage, O extends DescMessage>(
   services: ServiceTable,
@@ -121,7 +122,8 @@ async function serve(
   const query = new URLSearchParams(search.join("?"));
   const caller = callerOf(request, response, requestId);
   const answer = await route.answer({ params, query, body }, caller);
-  sendJson(response, route.status, answer, requestId);
+  if (isDownload(answer)) await sendDownload(response, answer, requestId);
+  else sendJson(response, route.status, answer, requestId);
 }
 
 const isParam = (segment: string): boolean => /^[:*]/.test(segment);
@@ -220,7 +222,8 @@ function spread(output: DescMessage, json: JsonObject): JsonObject {
   const resource = output.fields.find(
     (field) => field.fieldKind === "message" && field.message.typeName !== TimestampSchema.typeName,
   );
-  if (!resource) return json;
+  const isList = output.fields.some((field) => field.fieldKind === "list");
+  if (!resource || isList) return json;
   const { [resource.name]: inner, ...rest } = json;
   return { ...(inner as JsonObject), ...rest };
 }
