@@ -6,6 +6,7 @@ import { SECOND } from "../base/time.js";
 import type { Sql } from "../db/sql.js";
 import { admit } from "../inference/admit.js";
 import { CHAT } from "../inference/chat.js";
+import { EMBEDDINGS, parseEmbeddingRequest } from "../inference/embeddings.js";
 import type { Inference } from "../inference/inference.js";
 import { type Model, OWNED_BY } from "../inference/models.js";
 import { parseChatRequest } from "../inference/request.js";
@@ -55,8 +56,8 @@ const MAX_BODY_BYTES = 10 * 1024 * 1024;
 const MODELS = "/v1/models/";
 
 /**
- * The plain-HTTP doors of inference in OpenAI's dialect: chat completions, models, and the caller's
- * own key; under /v1 and the same under /api/v1. Callers show a `gc-` key as bearer or in
+ * The plain-HTTP doors of inference in OpenAI's dialect: chat completions, embeddings, models, and the
+ * caller's own key; under /v1 and the same under /api/v1. Callers show a `gc-` key as bearer or in
  * `x-api-key`.
  */
 export function createOpenAiDoor(deps: OpenAiDeps): Door {
@@ -82,6 +83,8 @@ function routeOf(path: string): Route | undefined {
   switch (path) {
     case "/v1/chat/completions":
       return { verb: "POST", serve: chat };
+    case "/v1/embeddings":
+      return { verb: "POST", serve: embeddings };
     case "/v1/models":
       return { verb: "GET", serve: models };
     case "/v1/key":
@@ -109,6 +112,14 @@ const chat: Serve = async ({ inference, limiter, log }, visit, caller) => {
   }
   const events = inference.stream(caller, CHAT, asked, line);
   await sendEvents(events, { response, words: OPENAI_WORDS, requestId, log });
+};
+
+const embeddings: Serve = async ({ inference, limiter }, visit, caller) => {
+  const { request, response, requestId } = visit;
+  await admit(limiter, caller, (rate) => tellRate(response, rate));
+  const asked = parseEmbeddingRequest(await readBody(request, response, MAX_BODY_BYTES));
+  const answer = await inference.complete(caller, EMBEDDINGS, asked, lineOf(response));
+  sendText(response, JSON.stringify(answer), requestId);
 };
 
 const models: Serve = async ({ inference }, { response, requestId }, caller) => {

@@ -1,4 +1,4 @@
-import { refuse, refuseField } from "../base/errors.js";
+import { refuseField } from "../base/errors.js";
 import { checkTools, readMessages } from "./content.js";
 import type { Asked } from "./kind.js";
 import { flag, isAbsent, isObject, type Json, positive } from "./values.js";
@@ -79,10 +79,7 @@ const HARMLESS: Record<string, readonly string[]> = {
  * @param body what the caller sent, parsed
  * @throws invalid_request_error with the parameter's path
  */
-export function readChatRequest(body: unknown, bytes: number, fingerprint: bigint): ChatRequest {
-  if (!isObject(body)) {
-    throw refuse("invalid_request_error", { message: "the body must be a JSON object" });
-  }
+export function readChatRequest(body: Json, bytes: number, fingerprint: bigint): ChatRequest {
   const model = readModel(body.model);
   const stream = flag(body.stream, "stream");
   const includeUsage = readStreamOptions(body.stream_options, stream);
