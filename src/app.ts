@@ -38,7 +38,8 @@ import { holdHandlers } from "./holds/rpc.js";
 import { keepSweeping } from "./holds/sweeper.js";
 import { createInference } from "./inference/inference.js";
 import { inferenceHandlers } from "./inference/rpc.js";
-import { createUpstreams, readUpstreams } from "./inference/upstreams.js";
+import { createUpstreams } from "./inference/upstreams.js";
+import { readUpstreams } from "./inference/upstreams-file.js";
 import { createKeyring } from "./keys/authenticate.js";
 import { createRateLimiter } from "./keys/rate-limit.js";
 import { keyHandlers } from "./keys/rpc.js";
@@ -87,7 +88,8 @@ export async function createApp(
   const metrics = createMetrics(sql, VERSION);
   const keyring = createKeyring(sql, config.secrets);
   const prices = createPriceBook(sql);
-  const upstreams = createUpstreams(specs);
+  const upstreams = createUpstreams(specs, log);
+  metrics.watchUpstreams(upstreams);
   const refusals = keepRefusals(sql, log);
   const holds = noticing(metrics.measured(createHolds(money, { gateway })), refusals.note);
   const temporal = temporalOf(config);
@@ -102,7 +104,7 @@ export async function createApp(
   const limiter = createRateLimiter({ redis, log });
   const { adminToken, secrets, production } = config;
   const authenticator = createAuthenticator({ keyring, secrets, adminToken });
-  const health = createHealth({ sql, redis, upstreams: specs.length, lease, delivery });
+  const health = createHealth({ sql, redis, upstreams, lease, delivery });
 
   const { requireOwner, requireOwnerOrManager, requireChild, requireAdmin } = authenticator;
   const own = [

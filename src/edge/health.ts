@@ -6,6 +6,7 @@ import type { Log } from "../base/log.js";
 import type { Sql } from "../db/sql.js";
 import type { Delivery } from "../holds/delivery/deliver.js";
 import type { Lease } from "../holds/lease.js";
+import type { UpstreamStanding, Upstreams } from "../inference/upstreams.js";
 import type { Authenticator } from "./auth.js";
 import type { Metrics } from "./metrics.js";
 import { sendError, sendJson } from "./wire/answer.js";
@@ -26,8 +27,7 @@ export interface Health {
 interface Standing {
   sql: Sql;
   redis: Redis | undefined;
-  /** How many are configured. */
-  upstreams: number;
+  upstreams: Pick<Upstreams, "standing">;
   lease: Lease;
   delivery: Pick<Delivery, "problem">;
 }
@@ -38,7 +38,7 @@ export function createHealth({ sql, redis, upstreams, lease, delivery }: Standin
     const dependencies = [
       await postgres(sql, lease),
       redisState(redis),
-      upstreamState(upstreams),
+      ...upstreamStates(upstreams.standing()),
       spoolState(delivery),
     ];
     return { ready: dependencies.every((it) => it.ready || !it.required), dependencies };
@@ -67,10 +67,23 @@ function redisState(redis: Redis | undefined): Dependency {
   return { name: "redis", ready, required: false, detail };
 }
 
-function upstreamState(upstreams: number): Dependency {
-  const detail = upstreams === 0 ? "none is configured" : `${upstreams} configured`;
-  return { name: "upstream", ready: upstreams > 0, required: false, detail };
+/** Not required: accounts, keys and holds of backends go on without. */
+function upstreamStates(upstreams: UpstreamStanding[]): Dependency[] {
+  const common = { required: false };
+  if (upstreams.length === 0) {
+    return [{ ...common, name: "upstream", ready: false, detail: "none is configured" }];
+  }
+  return upstreams.map(({ name, state, inFlight, troubles }) => {
+    const told = troubles.map(({ model, state: circuit, problem }) => {
+      return `${model ?? "whatever the model"}: ${inWords[circuit]}, for ${problem}`;
+    });
+    const detail = [`circuit ${inWords[state]}`, `${inFlight} in flight`, ...told].join("; ");
+    const ready = troubles.every(({ model }) => model !== undefined);
+    return { ...common, name: `upstream ${name}`, ready, detail };
+  });
 }
+
+const inWords = { closed: "closed", half_open: "half open", open: "open" } as const;
 
 /** Needed only while Postgres and Temporal are away, so requests go on without. */
 function spoolState(delivery: Pick<Delivery, "problem">): Dependency {

@@ -5,7 +5,9 @@ import { elapsed, SECOND } from "../base/time.js";
 import type { Sql } from "../db/sql.js";
 import type { Delivery } from "../holds/delivery/deliver.js";
 import type { Holds } from "../holds/holds.js";
+import type { Upstreams } from "../inference/upstreams.js";
 import { watchBacklog } from "./backlog-metrics.js";
+import { watchUpstreams } from "./upstream-metrics.js";
 import { watchWebhooks } from "./webhook-metrics.js";
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
@@ -74,6 +76,9 @@ export function createMetrics(sql: Sql, version: string) {
 
     /** Counts what of the ends of holds Postgres has not taken, at each scrape. */
     watchDelivery: (delivery: Pick<Delivery, "standing">) => watchDelivery(registers, delivery),
+
+    /** Shows how each upstream stands, at each scrape. */
+    watchUpstreams: (upstreams: Upstreams) => watchUpstreams(registers, upstreams),
 
     /** The same money core, measured. */
     measured: (holds: Holds): Holds => ({

@@ -2,6 +2,8 @@ import type { Log } from "../base/log.js";
 import type { Asked, Kind } from "./kind.js";
 import type { Payment } from "./payment.js";
 import { refusalOf } from "./refusals.js";
+import type { BodyFor } from "./route.js";
+import { acceptable } from "./strict.js";
 import type { Exchange } from "./upstream.js";
 
 const OK = 200;
@@ -23,7 +25,8 @@ export async function askUpstream<Request extends Asked>(
 ): Promise<Exchange> {
   const { route, signal, maxTokens } = payment;
   signal.throwIfAborted();
-  const bodyFor = (model: string) => kind.body(request, model, maxTokens);
+  const bodyFor: BodyFor = (model, accepts) =>
+    kind.body(accepts ? acceptable(request, accepts) : request, model, maxTokens);
   try {
     const exchange = await route.post(kind.path, bodyFor, signal);
     if (exchange.status === OK) return exchange;

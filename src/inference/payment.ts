@@ -8,7 +8,8 @@ import type { Price, PriceBook } from "../pricing/prices.js";
 import { affordableTokens, estimate } from "./estimate.js";
 import { HOLD_SECONDS, type Keeper } from "./keeper.js";
 import type { Asked, Dialect } from "./kind.js";
-import type { Route, Upstreams } from "./upstreams.js";
+import type { Route } from "./route.js";
+import type { Upstreams } from "./upstreams.js";
 import type { Usage } from "./usage.js";
 
 export interface Paying {

@@ -1,16 +1,35 @@
 import { type Dispatcher, Pool } from "undici";
 import { type Refusal, refuse } from "../base/errors.js";
-import { MINUTE, SECOND } from "../base/time.js";
+import { now, SECOND } from "../base/time.js";
+import type { Dialect } from "./kind.js";
+import type { Accepts } from "./strict.js";
 
 /** One upstream as it was configured. */
 export interface UpstreamSpec {
-  /** For our own log only; no caller ever sees it. */
+  /** For our own log and figures only; no caller ever sees it. */
   name: string;
   /** Base URL that ends in /v1 (or another version). */
   url: string;
   key: string | undefined;
-  /** Models that it serves; null: every one that no other upstream names. */
-  models: readonly string[] | null;
+  dialect: Dialect;
+  /** Its models with the ids that they have there; null: every one that no upstream names. */
+  models: ReadonlyMap<string, string> | null;
+  /** Share of the requests among upstreams of one priority. */
+  weight: number;
+  /** The lowest is asked first. */
+  priority: number;
+  /** Requests under way there, from this gateway. */
+  maxConcurrent: number;
+  timeouts: Timeouts;
+  /** Undefined where every parameter is sent. */
+  accepts: Accepts | undefined;
+}
+
+export interface Timeouts {
+  /** Milliseconds until the answer's head, which unary answers send when all is written. */
+  headers: number;
+  /** Milliseconds without a byte of the body. */
+  idle: number;
 }
 
 /** An answer of an upstream while it arrives. */
@@ -18,7 +37,7 @@ export interface Exchange {
   /** Name of the upstream, for our own log only. */
   upstream: string;
   status: number;
-  /** Seconds that the upstream asks us to wait, where it says so. */
+  /** Whole seconds after which asking again can succeed, where that is known. */
   retryAfter: number | undefined;
   /**
    * Everything that arrived since the last read, at least one piece; undefined at the end. So the
@@ -34,22 +53,33 @@ export interface Exchange {
   discard(): void;
 }
 
+/** Hears how an exchange goes. Each is called once at most, `failed` or `ended` once for certain. */
+export interface Watcher {
+  /** The answer's head is there. @returns what the one who asked gets */
+  answered(exchange: Exchange): Exchange | Promise<Exchange>;
+  /**
+   * It is over before that.
+   *
+   * @param error what `post` would throw
+   * @param sent  whether the upstream may have got anything of the request
+   * @returns what the one who asked gets
+   */
+  failed(error: Error, sent: boolean): Promise<Exchange>;
+  /** It is over after that. @param broken why, where the upstream broke it off */
+  ended(broken: Error | undefined): void;
+}
+
 export interface Upstream {
-  name: string;
-  /** Posts JSON. Resolves with the answer's head, whatever its status. Throws as `read` does. */
-  post(path: string, body: string, signal: AbortSignal): Promise<Exchange>;
+  /**
+   * Posts JSON. Resolves with the answer's head, whatever its status, or with what the watcher
+   * puts in its place. Throws as `read` does.
+   */
+  post(path: string, body: string, signal: AbortSignal, watcher: Watcher): Promise<Exchange>;
   close(): Promise<void>;
 }
 
-export interface Timeouts {
-  /** Milliseconds until the answer's head, which unary answers send when all is written. */
-  headers: number;
-  /** Milliseconds without a byte of the body. */
-  idle: number;
-}
-
-const TIMEOUTS: Timeouts = { headers: 5 * MINUTE, idle: 2 * MINUTE };
 const CONNECT_TIMEOUT = 10 * SECOND;
+const ANTHROPIC_VERSION = "2023-06-01";
 type Headers = Record<string, string | string[] | undefined>;
 
 /** Bytes that may wait for their reader before the upstream is made to wait. */
@@ -59,25 +89,32 @@ const HIGH_WATER = 256 * 1024;
  * Opens a pool of kept-alive connections to one upstream. Pipelining stays at 1: one slow answer
  * must hold up no other.
  */
-export function createUpstream(spec: UpstreamSpec, timeouts = TIMEOUTS): Upstream {
+export function createUpstream(spec: UpstreamSpec): Upstream {
   const base = new URL(spec.url);
   const pool = new Pool(base.origin, {
     pipelining: 1,
-    headersTimeout: timeouts.headers,
-    bodyTimeout: timeouts.idle,
+    headersTimeout: spec.timeouts.headers,
+    bodyTimeout: spec.timeouts.idle,
     connect: { timeout: CONNECT_TIMEOUT },
   });
   const headers = [
     ...["content-type", "application/json", "accept", "application/json, text/event-stream"],
-    ...(spec.key === undefined ? [] : ["authorization", `Bearer ${spec.key}`]),
+    ...keyHeaders(spec),
   ];
   const prefix = base.pathname.replace(/\/+$/, "");
   return {
-    name: spec.name,
-    post: (path, body, signal) =>
-      exchange(spec.name, pool, { method: "POST", path: prefix + path, headers, body }, signal),
+    post(path, body, signal, watcher) {
+      const options = { method: "POST" as const, path: prefix + path, headers, body };
+      return exchange(spec.name, pool, options, signal, watcher);
+    },
     close: () => pool.destroy(),
   };
+}
+
+function keyHeaders({ key, dialect }: UpstreamSpec): string[] {
+  if (dialect === "openai") return key === undefined ? [] : ["authorization", `Bearer ${key}`];
+  const version = ["anthropic-version", ANTHROPIC_VERSION];
+  return key === undefined ? version : ["x-api-key", key, ...version];
 }
 
 /**
@@ -89,32 +126,44 @@ function exchange(
   pool: Pool,
   options: Dispatcher.DispatchOptions,
   signal: AbortSignal,
+  watcher: Watcher,
 ): Promise<Exchange> {
-  return new Promise((resolve, reject) => {
-    if (signal.aborted) return reject(signal.reason);
+  return new Promise((resolve) => {
     const arriving = createQueue();
     const handler = {
       controller: undefined as Dispatcher.DispatchController | undefined,
+      answered: false,
+      over: false,
 
       /** The caller has hung up. */
       handleEvent() {
-        reject(signal.reason);
         this.cancel(signal.reason as Error);
       },
       cancel(reason: Error) {
-        arriving.fail(reason);
+        this.end(reason);
         this.controller?.abort(reason);
+      },
+      /** @param broken the same error, where the upstream is to blame */
+      end(error: Error | undefined, broken?: Error) {
+        if (this.over) return;
+        this.over = true;
+        signal.removeEventListener("abort", handler);
+        if (error === undefined) arriving.end();
+        else arriving.fail(error);
+        if (this.answered) watcher.ended(broken);
+        else if (error) resolve(watcher.failed(error, this.controller !== undefined));
       },
       resume() {
         if (this.controller?.paused) this.controller.resume();
       },
       onRequestStart(controller: Dispatcher.DispatchController) {
         this.controller = controller;
-        if (signal.aborted) controller.abort(signal.reason as Error);
+        if (this.over) controller.abort(signal.reason as Error);
       },
       onResponseStart(_: unknown, status: number, headers: Headers) {
-        if (status < 200) return;
-        resolve({
+        if (status < 200 || this.over) return;
+        this.answered = true;
+        const answer: Exchange = {
           upstream,
           status,
           retryAfter: seconds(headers["retry-after"]),
@@ -128,22 +177,23 @@ function exchange(
             arriving.discard();
             handler.resume();
           },
-        });
+        };
+        resolve(watcher.answered(answer));
       },
       onResponseData(controller: Dispatcher.DispatchController, piece: Buffer) {
-        if (arriving.add(piece) > HIGH_WATER) controller.pause();
+        if (arriving.add(piece) <= HIGH_WATER) return;
+        if (arriving.discarding) this.cancel(new Error("too much to discard"));
+        else controller.pause();
       },
       onResponseEnd() {
-        signal.removeEventListener("abort", handler);
-        arriving.end();
+        this.end(undefined);
       },
       onResponseError(_: unknown, error: Error) {
-        signal.removeEventListener("abort", handler);
-        const failure = signal.aborted ? (signal.reason as Error) : inOurWords(error);
-        reject(failure);
-        arriving.fail(failure);
+        const failure = inOurWords(error);
+        this.end(failure, failure);
       },
     };
+    if (signal.aborted) return handler.end(signal.reason as Error);
     signal.addEventListener("abort", handler);
     pool.dispatch(options, handler);
   });
@@ -158,11 +208,11 @@ function createQueue() {
   let failure: Error | undefined;
   let wake: (() => void) | undefined;
   return {
-    /** @returns bytes that wait now */
+    /** @returns bytes that wait now, or that were discarded */
     add(piece: Buffer): number {
-      if (discarding) return 0;
-      pieces.push(piece);
       size += piece.length;
+      if (discarding) return size;
+      pieces.push(piece);
       wake?.();
       return size;
     },
@@ -177,6 +227,10 @@ function createQueue() {
     discard() {
       discarding = true;
       pieces = [];
+      size = 0;
+    },
+    get discarding() {
+      return discarding;
     },
     async take(): Promise<Buffer[] | undefined> {
       while (pieces.length === 0 && !ended && failure === undefined) {
@@ -208,6 +262,10 @@ function inOurWords(error: Error): Refusal {
   return refusal;
 }
 
+/** The header says seconds, or when. */
 function seconds(header: string | string[] | undefined): number | undefined {
-  return typeof header === "string" && /^[0-9]{1,6}$/.test(header) ? Number(header) : undefined;
+  if (typeof header !== "string") return undefined;
+  if (/^[0-9]{1,6}(?:\.[0-9]+)?$/.test(header)) return Math.ceil(Number(header));
+  const at = Date.parse(header);
+  return Number.isNaN(at) ? undefined : Math.max(0, Math.ceil((at - now()) / SECOND));
 }

@@ -1,25 +1,10 @@
-import { readFileSync } from "node:fs";
-import type { Config } from "../base/config.js";
+import type { Log } from "../base/log.js";
+import { elapsed } from "../base/time.js";
+import type { CircuitState } from "./circuit.js";
 import type { Dialect } from "./kind.js";
-import {
-  createUpstream,
-  type Exchange,
-  type Timeouts,
-  type Upstream,
-  type UpstreamSpec,
-} from "./upstream.js";
-
-/** The way of one model's requests to whoever serves it. */
-export interface Route {
-  /**
-   * Asks. Resolves with an answer's head, whatever its status.
-   *
-   * @param path    below the upstream's base URL
-   * @param bodyFor writes the body for the id that the model has there
-   * @throws as `Upstream.post` does
-   */
-  post(path: string, bodyFor: (model: string) => string, signal: AbortSignal): Promise<Exchange>;
-}
+import { createMember, createTarget, type Member, type Outcome, stateOf } from "./member.js";
+import { createRoute, type Route } from "./route.js";
+import type { UpstreamSpec } from "./upstream.js";
 
 /** All upstreams of a gateway. */
 export interface Upstreams {
@@ -27,125 +12,89 @@ export interface Upstreams {
   route(model: string, dialect: Dialect): Route | undefined;
   /** Whether anybody serves a model, in whichever words. */
   serves(model: string): boolean;
+  /** For the operator: how each upstream stands, in the order of the configuration. */
+  standing(): UpstreamStanding[];
   close(): Promise<void>;
 }
 
-type UpstreamConfig = Pick<Config, "upstreamUrl" | "upstreamKey" | "upstreamsFile">;
-type Env = Record<string, string | undefined>;
-
-const FILE = "KEYTOLL_UPSTREAMS_FILE";
-const FIELDS = ["name", "url", "key_env", "models"];
-
-/**
- * Reads which upstreams there are: the one of KEYTOLL_UPSTREAM_URL, or those of the file, a JSON
- * list of `{"name", "url", "key_env", "models"?}`. Keys stand in the environment only, under the
- * name in `key_env`.
- *
- * @returns none where none is configured
- * @throws Error in one sentence that names the place and what it should be
- */
-export function readUpstreams(config: UpstreamConfig, env: Env): UpstreamSpec[] {
-  if (config.upstreamUrl !== undefined) {
-    const url = versioned(config.upstreamUrl);
-    return [{ name: "default", url, key: config.upstreamKey, models: null }];
-  }
-  if (config.upstreamsFile === undefined) return [];
-  const list = readList(config.upstreamsFile);
-  const specs = list.map((entry, i) => readEntry(entry, `${FILE}: [${i}]`, env));
-  refuseRepeated(
-    specs.map((spec) => spec.name),
-    "name",
-  );
-  refuseRepeated(
-    specs.flatMap((spec) => spec.models ?? []),
-    "model",
-  );
-  if (specs.filter((spec) => spec.models === null).length > 1) {
-    throw new Error(`${FILE}: only one upstream may go without "models"`);
-  }
-  return specs;
+export interface UpstreamStanding {
+  name: string;
+  /** The worst of the upstream's own circuit and those of its models. */
+  state: CircuitState;
+  inFlight: number;
+  /** Requests since the start of this gateway, by how they went. */
+  outcomes: Readonly<Record<Outcome, number>>;
+  /** Requests that were asked again, of another upstream or of this one, after they failed here. */
+  retries: number;
+  /** Circuits that are not closed; `model` is undefined for the whole upstream. */
+  troubles: Trouble[];
 }
 
-/** Opens all upstreams. A model goes to the one that names it, else to the one that names none. */
-export function createUpstreams(specs: readonly UpstreamSpec[], timeouts?: Timeouts): Upstreams {
-  const byModel = new Map<string, Upstream>();
-  let fallback: Upstream | undefined;
-  const all = specs.map((spec) => {
-    const upstream = createUpstream(spec, timeouts);
-    for (const model of spec.models ?? []) byModel.set(model, upstream);
-    if (spec.models === null) fallback = upstream;
-    return upstream;
-  });
-  const find = (model: string) => byModel.get(model) ?? fallback;
+interface Trouble {
+  model: string | undefined;
+  state: CircuitState;
+  problem: string;
+}
+
+/**
+ * Opens all upstreams. A model goes to those that name it, else to those that name none.
+ *
+ * @param log hears of retries, of circuits that open or close, and of refusals of our own account
+ */
+export function createUpstreams(specs: readonly UpstreamSpec[], log: Log): Upstreams {
+  const members = specs.map((spec) => createMember(spec, log));
+  const named = new Set(specs.flatMap(({ models }) => [...(models?.keys() ?? [])]));
+  const routes = {
+    openai: createRoutes(members, named, "openai", log),
+    anthropic: createRoutes(members, named, "anthropic", log),
+  };
   return {
-    route(model, dialect) {
-      const upstream = dialect === "openai" ? find(model) : undefined;
-      if (upstream === undefined) return undefined;
-      return { post: (path, bodyFor, signal) => upstream.post(path, bodyFor(model), signal) };
-    },
-    serves: (model) => find(model) !== undefined,
+    route: (model, dialect) => routes[dialect](model),
+    serves: (model) => named.has(model) || specs.some(({ models }) => models === null),
+    standing: () => members.map(standingOf),
     async close() {
-      await Promise.all(all.map((upstream) => upstream.close()));
+      await Promise.all(members.map(({ upstream }) => upstream.close()));
     },
   };
 }
 
-function readList(path: string): unknown[] {
-  let list: unknown;
-  try {
-    list = JSON.parse(readFileSync(path, "utf8"));
-  } catch (error) {
-    const why = error instanceof SyntaxError ? "is not valid JSON" : "cannot be read";
-    throw new Error(`${FILE}: ${path} ${why}`);
+/** The routes of one dialect, by model. */
+function createRoutes(
+  members: readonly Member[],
+  named: ReadonlySet<string>,
+  dialect: Dialect,
+  log: Log,
+): (model: string) => Route | undefined {
+  const speaking = members.filter(({ spec }) => spec.dialect === dialect);
+  const others = speaking.filter(({ spec }) => spec.models === null);
+  const routes = new Map<string, Route>();
+  const open = (model: string, by: readonly Member[]): Route => {
+    const route = createRoute(
+      by.map((member) => createTarget(member, model, log)),
+      log,
+    );
+    routes.set(model, route);
+    return route;
+  };
+  for (const model of named) {
+    const by = speaking.filter(({ spec }) => spec.models?.has(model));
+    if (by.length > 0) open(model, by);
   }
-  if (!Array.isArray(list) || list.length === 0) {
-    throw new Error(`${FILE}: ${path} must be a list of at least one upstream`);
-  }
-  return list;
+  return (model) => {
+    const route = routes.get(model);
+    if (route !== undefined || named.has(model) || others.length === 0) return route;
+    // Kept once it is used: whoever asks for models that are not there must fill no memory
+    return { post: (...asked) => (routes.get(model) ?? open(model, others)).post(...asked) };
+  };
 }
 
-function readEntry(entry: unknown, where: string, env: Env): UpstreamSpec {
-  if (typeof entry !== "object" || entry === null || Array.isArray(entry)) {
-    throw new Error(`${where}: must be an object`);
-  }
-  const fields = entry as Record<string, unknown>;
-  const unknown = Object.keys(fields).find((field) => !FIELDS.includes(field));
-  if (unknown !== undefined) {
-    throw new Error(`${where}.${unknown}: no such field; there are ${FIELDS.join(", ")}`);
-  }
-  const name = nonEmpty(fields.name, `${where}.name`);
-  const url = nonEmpty(fields.url, `${where}.url`);
-  if (!URL.canParse(url) || !["http:", "https:"].includes(new URL(url).protocol)) {
-    throw new Error(`${where}.url: not a URL that starts with http:// or https://`);
-  }
-  const keyEnv = nonEmpty(fields.key_env, `${where}.key_env`);
-  const key = env[keyEnv]?.trim();
-  if (!key) throw new Error(`${where}.key_env: the variable ${keyEnv} is not set`);
-  return { name, url: versioned(url), key, models: readModels(fields.models, `${where}.models`) };
-}
-
-function readModels(models: unknown, where: string): string[] | null {
-  if (models === undefined) return null;
-  if (!Array.isArray(models) || models.length === 0) {
-    throw new Error(`${where}: must be a list of at least one model id`);
-  }
-  return models.map((model, i) => nonEmpty(model, `${where}[${i}]`));
-}
-
-function nonEmpty(value: unknown, where: string): string {
-  if (typeof value !== "string" || value.trim() === "") {
-    throw new Error(`${where}: must be a text that is not empty`);
-  }
-  return value.trim();
-}
-
-function refuseRepeated(values: readonly string[], what: string): void {
-  const repeated = values.find((value, i) => values.indexOf(value) !== i);
-  if (repeated !== undefined) throw new Error(`${FILE}: the ${what} "${repeated}" stands twice`);
-}
-
-/** The base URL with its version at the end: /v1 where there is none. */
-function versioned(url: string): string {
-  const bare = url.replace(/[/?#]+$/, "");
-  return /\/v[0-9]+[a-z0-9]*$/.test(bare) ? bare : `${bare}/v1`;
+function standingOf(member: Member): UpstreamStanding {
+  const at = elapsed();
+  const { spec, circuit, inFlight, outcomes, retries, targets } = member;
+  const troubles = [{ model: undefined, circuit }, ...targets].flatMap((it) => {
+    const problem = it.circuit.problem();
+    if (problem === undefined) return [];
+    return [{ model: it.model, state: it.circuit.state(at), problem }];
+  });
+  return { name: spec.name, state: stateOf(member, at), inFlight, outcomes, retries, troubles };
 }
