@@ -7,6 +7,7 @@ import type { Log } from "./base/log.js";
 import { openRedis } from "./db/redis.js";
 import { applicationUrl } from "./db/role.js";
 import { connect } from "./db/sql.js";
+import { createAnthropicDoor, speaksAnthropic } from "./edge/anthropic.js";
 import { createAuthenticator } from "./edge/auth.js";
 import { createHealth, createHealthDoor } from "./edge/health.js";
 import { managementRoutes } from "./edge/management.js";
@@ -159,7 +160,9 @@ export async function createApp(
       if (production) await requireAdmin(authorization);
     },
   );
-  const openAi = createOpenAiDoor({ inference, limiter, sql, requireChild, log });
+  const doors = { inference, limiter, sql, requireChild, log };
+  const openAi = createOpenAiDoor(doors);
+  const anthropic = createAnthropicDoor(doors);
   const healthDoor = createHealthDoor({ health, metrics, authenticator, production, log });
   const rest = restHandler(
     [...managementRoutes(own), ...usageRoutes(own), ...webhookRoutes(own)],
@@ -173,7 +176,8 @@ export async function createApp(
       const path = pathOf(request);
       metrics.watch(response, routeName(path));
       if (healthDoor(request, response, path)) return;
-      void openAi(request, response, path).then((handled) => {
+      const door = speaksAnthropic(request, path) ? anthropic : openAi;
+      void door(request, response, path).then((handled) => {
         if (!handled) rpc(request, response);
       });
     },

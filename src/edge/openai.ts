@@ -39,21 +39,21 @@ export type Door = (
   path: string,
 ) => Promise<boolean>;
 
-interface Visit {
+export interface Visit {
   request: IncomingMessage;
   response: ServerResponse;
   requestId: string;
 }
 
-type Serve = (deps: OpenAiDeps, visit: Visit, caller: ChildCaller) => Promise<void>;
+export type Serve = (deps: OpenAiDeps, visit: Visit, caller: ChildCaller) => Promise<void>;
 
-interface Route {
+export interface Route {
   verb: "GET" | "POST";
   serve: Serve;
 }
 
-const MAX_BODY_BYTES = 10 * 1024 * 1024;
-const MODELS = "/v1/models/";
+export const MAX_BODY_BYTES = 10 * 1024 * 1024;
+export const MODELS = "/v1/models/";
 
 /**
  * The plain-HTTP doors of inference in OpenAI's dialect: chat completions, embeddings, models, and the
@@ -95,7 +95,7 @@ function routeOf(path: string): Route | undefined {
   }
 }
 
-function authorizationOf({ headers }: IncomingMessage): string | undefined {
+export function authorizationOf({ headers }: IncomingMessage): string | undefined {
   const key = headers["x-api-key"];
   if (headers.authorization !== undefined || key === undefined) return headers.authorization;
   return `Bearer ${key}`;
@@ -149,14 +149,14 @@ const modelBody = ({ id, since, contextTokens, maxOutputTokens }: Model) => ({
   max_output_tokens: maxOutputTokens,
 });
 
-function tellRate(response: ServerResponse, rate: RateAnswer): void {
+export function tellRate(response: ServerResponse, rate: RateAnswer): void {
   response.setHeader("x-ratelimit-limit-requests", rate.limit);
   response.setHeader("x-ratelimit-remaining-requests", rate.remaining);
   response.setHeader("x-ratelimit-reset-requests", `${rate.resetSeconds}s`);
 }
 
 /** Aborts when the caller closes its connection before its answer is out. */
-function lineOf(response: ServerResponse): AbortController {
+export function lineOf(response: ServerResponse): AbortController {
   const line = new AbortController();
   if (response.destroyed) line.abort(hungUp());
   response.once("close", () => {
@@ -178,7 +178,7 @@ function sendText(response: ServerResponse, json: string, requestId: string): vo
 /** The error of a broken connection, which nobody needs to hear of. */
 const hungUp = () => Object.assign(new Error("the caller hung up"), { code: "ECONNRESET" });
 
-function decoded(text: string): string {
+export function decoded(text: string): string {
   try {
     return decodeURIComponent(text);
   } catch {

@@ -54,7 +54,7 @@ export interface ChunkReader {
   cut(usage: Json, stop: StopReason | undefined): Buffer;
 }
 
-const DONE = Buffer.from("[DONE]");
+export const DONE = Buffer.from("[DONE]");
 const BEFORE = Buffer.from("data: ");
 const AFTER = Buffer.from("\n\n");
 const FINISH = Buffer.from('"finish_reason"');
@@ -81,7 +81,7 @@ export function createChunkReader(face: Face, meter: Meter): ChunkReader {
     if (!face.logprobs) template = templateOf(payload, chunk, face, created);
   };
   const takeParsed = (payload: Buffer): boolean => {
-    const chunk = parse(payload);
+    const chunk = parseChunk(payload);
     meter.note(chunk);
     if (!Array.isArray(chunk.choices) || chunk.choices.length === 0) return true;
     const choices = Buffer.from(JSON.stringify(chunk.choices));
@@ -190,7 +190,8 @@ function isSame(text: string, value: unknown): boolean {
   }
 }
 
-function parse(payload: Buffer): Json {
+/** @throws Error where it is no object, or reports an error */
+export function parseChunk(payload: Buffer): Json {
   const chunk: unknown = JSON.parse(payload.toString("utf8"));
   if (!isObject(chunk)) throw new Error("an event is not an object");
   if (chunk.error !== undefined && chunk.error !== null) throw new Error("an event is an error");

@@ -29,6 +29,20 @@ export function sendError(
   requestId: string,
   log: Log,
 ): void {
+  refuseWith(response, error, requestId, log, (refusal) => ({
+    status: refusal.meaning.http,
+    body: { error: errorBody(refusal) },
+  }));
+}
+
+/** As `sendError`, in the form that `bodyOf` gives to a refusal. */
+export function refuseWith(
+  response: ServerResponse,
+  error: unknown,
+  requestId: string,
+  log: Log,
+  bodyOf: (refusal: Refusal) => { status: number; body: object },
+): void {
   if (!(error instanceof Refusal) && !isHangUp(error)) {
     log.error({ err: error, requestId }, "request failed");
   }
@@ -40,7 +54,8 @@ export function sendError(
   const { retryAfter, shouldRetry } = refusal.details;
   if (retryAfter !== undefined) response.setHeader("retry-after", retryAfter);
   if (shouldRetry !== undefined) response.setHeader("x-should-retry", String(shouldRetry));
-  sendJson(response, refusal.meaning.http, { error: errorBody(refusal) }, requestId);
+  const { status, body } = bodyOf(refusal);
+  sendJson(response, status, body, requestId);
 }
 
 /** What reading a body meets where the caller closes its connection half-way. */

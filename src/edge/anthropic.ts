@@ -1,0 +1,119 @@
+import type { IncomingMessage } from "node:http";
+import { refuse } from "../base/errors.js";
+import { newId } from "../base/ids.js";
+import { admit } from "../inference/admit.js";
+import { countTokens } from "../inference/anthropic/count.js";
+import { parseMessagesRequest } from "../inference/anthropic/request.js";
+import { toChatRequest } from "../inference/anthropic/to-chat.js";
+import { TRANSLATED_MESSAGES } from "../inference/anthropic/translated.js";
+import { anthropicErrorEvent, sendAnthropicError } from "./anthropic-error.js";
+import { anthropicModel, anthropicModels } from "./anthropic-models.js";
+import {
+  authorizationOf,
+  type Door,
+  decoded,
+  lineOf,
+  MAX_BODY_BYTES,
+  MODELS,
+  type OpenAiDeps,
+  type Route,
+  type Serve,
+  tellRate,
+} from "./openai.js";
+import { sendEvents } from "./openai-stream.js";
+import { readBody, sendJson } from "./wire/answer.js";
+
+const MESSAGES = "/v1/messages";
+
+/**
+ * Whether a request speaks Anthropic's dialect: its paths are its own, but for the models, which
+ * its clients tell by a header.
+ *
+ * @param path without the query
+ */
+export function speaksAnthropic({ headers }: IncomingMessage, path: string): boolean {
+  const bare = withoutApi(path);
+  if (bare === MESSAGES || bare.startsWith(`${MESSAGES}/`)) return true;
+  return headers["anthropic-version"] !== undefined && modelsRoute(bare) !== undefined;
+}
+
+/**
+ * The plain-HTTP door of inference in Anthropic's dialect: messages, their tokens counted, and
+ * models; under /v1 and the same under /api/v1. Callers show a `gc-` key in `x-api-key` or as
+ * bearer. Versions and betas in headers are accepted, and change nothing.
+ */
+export function createAnthropicDoor(deps: OpenAiDeps): Door {
+  return async (request, response, path) => {
+    const requestId = newId();
+    response.setHeader("request-id", requestId);
+    try {
+      const route = routeOf(withoutApi(path));
+      if (route === undefined) throw refuse("not_found");
+      if (request.method !== route.verb) {
+        response.setHeader("allow", route.verb);
+        throw refuse("method_not_allowed");
+      }
+      const caller = await deps.requireChild(authorizationOf(request));
+      await route.serve(deps, { request, response, requestId }, caller);
+    } catch (error) {
+      sendAnthropicError(response, error, requestId, deps.log);
+    }
+    return true;
+  };
+}
+
+const withoutApi = (path: string) => (path.startsWith("/api/") ? path.slice("/api".length) : path);
+
+function routeOf(path: string): Route | undefined {
+  switch (path) {
+    case MESSAGES:
+      return { verb: "POST", serve: messages };
+    case `${MESSAGES}/count_tokens`:
+      return { verb: "POST", serve: count };
+    default:
+      return modelsRoute(path);
+  }
+}
+
+function modelsRoute(path: string): Route | undefined {
+  if (path === "/v1/models") return { verb: "GET", serve: models };
+  if (!path.startsWith(MODELS) || path === MODELS) return undefined;
+  return { verb: "GET", serve: model(decoded(path.slice(MODELS.length))) };
+}
+
+const messages: Serve = async ({ inference, limiter, log }, visit, caller) => {
+  const { request, response, requestId } = visit;
+  await admit(limiter, caller, (rate) => tellRate(response, rate));
+  const asked = parseMessagesRequest(await readBody(request, response, MAX_BODY_BYTES));
+  const line = lineOf(response);
+  const translated = toChatRequest(asked);
+  if (!asked.stream) {
+    const answer = await inference.complete(caller, TRANSLATED_MESSAGES, translated, line);
+    return sendJson(response, 200, answer, requestId);
+  }
+  const events = await inference.stream(caller, TRANSLATED_MESSAGES, translated, line);
+  await sendEvents(response, events, requestId, log, (refusal) =>
+    anthropicErrorEvent(refusal, requestId),
+  );
+};
+
+const count: Serve = async ({ inference, limiter }, visit, caller) => {
+  const { request, response, requestId } = visit;
+  await admit(limiter, caller, (rate) => tellRate(response, rate));
+  const { model, tokens } = countTokens(await readBody(request, response, MAX_BODY_BYTES));
+  const known = await inference.models(caller);
+  if (!known.some(({ id }) => id === model)) throw refuse("model_not_found");
+  sendJson(response, 200, { input_tokens: tokens, estimated: true }, requestId);
+};
+
+const models: Serve = async ({ inference }, { response, requestId }, caller) => {
+  sendJson(response, 200, anthropicModels(await inference.models(caller)), requestId);
+};
+
+const model =
+  (id: string): Serve =>
+  async ({ inference }, { response, requestId }, caller) => {
+    const found = (await inference.models(caller)).find((each) => each.id === id);
+    if (!found) throw refuse("model_not_found");
+    sendJson(response, 200, anthropicModel(found), requestId);
+  };

@@ -1,0 +1,171 @@
+import { refuse, refuseField } from "../../base/errors.js";
+import type { Asked } from "../kind.js";
+import { flag, isAbsent, isObject, type Json, positive } from "../parameters.js";
+import { fingerprintOf, parseJson } from "../request.js";
+import { readSystem, readTurns, type Turn } from "./blocks.js";
+import { readToolChoice, readTools, type Tool, type ToolChoice } from "./tools.js";
+
+/** A message as it was asked for in Anthropic's words, everything in it read and checked. */
+export interface MessagesRequest extends Asked {
+  stream: boolean;
+  system: string[];
+  turns: Turn[];
+  tools: Tool[];
+  toolChoice: ToolChoice | undefined;
+  stopSequences: string[];
+  thinking: Thinking;
+  /** A JSON schema that the answer must follow. */
+  schema: Json | undefined;
+}
+
+export interface Thinking {
+  /** Whether the model should think before it answers; undefined: as it likes. */
+  wanted: boolean | undefined;
+  /** Whether the caller wants to read it. */
+  shown: boolean;
+  /** Tokens that it may take, where the caller says so. */
+  budget: number | undefined;
+}
+
+/** They reach an upstream that understands these words as they are. */
+const PASSED = [
+  "messages",
+  "system",
+  "tools",
+  "tool_choice",
+  "stop_sequences",
+  "temperature",
+  "top_p",
+  "top_k",
+  "thinking",
+  "output_config",
+];
+
+/** They change what a request costs, or what it is about, in ways that we cannot see. */
+const COSTLY = [
+  "container",
+  "mcp_servers",
+  "inference_geo",
+  "fallbacks",
+  "fallback_credit_token",
+  "billing_policy",
+  "thread",
+];
+
+/** The values of these that change nothing. */
+const HARMLESS: Record<string, readonly string[]> = {
+  service_tier: ["auto", "standard_only"],
+  speed: ["standard"],
+};
+
+/**
+ * Reads a message from the bytes of its body. What changes its cost is checked or refused by name;
+ * `metadata`, `context_management` and whatever else changes no cost is accepted and not passed on.
+ *
+ * @throws invalid_request_error  not JSON, or a parameter that is wrong or would change the cost
+ */
+export function parseMessagesRequest(raw: Buffer): MessagesRequest {
+  const body = parseJson(raw);
+  if (!isObject(body)) {
+    throw refuse("invalid_request_error", { message: "the body must be a JSON object" });
+  }
+  if (isAbsent(body.max_tokens)) throw refuseField("max_tokens", "must be set");
+  return readMessagesRequest(body, raw);
+}
+
+/** As `parseMessagesRequest`, for a request that may leave `max_tokens` out. */
+export function readMessagesRequest(body: Json, raw: Buffer): MessagesRequest {
+  if (typeof body.model !== "string" || body.model === "") {
+    throw refuseField("model", "must be the id of a model");
+  }
+  refuseCostly(body);
+  const tools = readTools(body.tools);
+  const maxTokens = positive(body.max_tokens, "max_tokens");
+  return {
+    model: body.model,
+    n: 1,
+    maxTokens,
+    bytes: raw.length,
+    fingerprint: fingerprintOf(raw),
+    stream: flag(body.stream, "stream"),
+    system: readSystem(body.system),
+    turns: readTurns(body.messages),
+    tools,
+    toolChoice: readToolChoice(body.tool_choice, tools),
+    stopSequences: readStopSequences(body.stop_sequences),
+    thinking: readThinking(body.thinking, maxTokens),
+    schema: readSchema(body),
+    passed: passedOn(body),
+  };
+}
+
+function refuseCostly(body: Json): void {
+  const costly = COSTLY.find((name) => !isAbsent(body[name]) && !isEmptyList(body[name]));
+  if (costly !== undefined) throw refuseField(costly, "is not supported");
+  for (const [name, values] of Object.entries(HARMLESS)) {
+    const value = body[name];
+    if (!isAbsent(value) && !values.includes(String(value))) {
+      throw refuseField(name, `must be ${values.join(" or ")}`);
+    }
+  }
+}
+
+const isEmptyList = (value: unknown) => Array.isArray(value) && value.length === 0;
+
+function passedOn(body: Json): Json {
+  const passed: Json = {};
+  for (const name of PASSED) {
+    if (!isAbsent(body[name])) passed[name] = body[name];
+  }
+  for (const name of ["temperature", "top_p", "top_k"]) {
+    if (passed[name] !== undefined && !Number.isFinite(passed[name])) {
+      throw refuseField(name, "must be a number");
+    }
+  }
+  return passed;
+}
+
+function readStopSequences(value: unknown): string[] {
+  if (isAbsent(value)) return [];
+  if (!Array.isArray(value)) throw refuseField("stop_sequences", "must be a list of texts");
+  return value.map((each: unknown, i) => {
+    if (typeof each !== "string" || each === "") {
+      throw refuseField(`stop_sequences[${i}]`, "must be a text that is not empty");
+    }
+    return each;
+  });
+}
+
+function readThinking(thinking: unknown, maxTokens: number | undefined): Thinking {
+  if (isAbsent(thinking)) return { wanted: undefined, shown: false, budget: undefined };
+  if (!isObject(thinking)) throw refuseField("thinking", "must be an object");
+  const shown = thinking.display !== "omitted";
+  switch (thinking.type) {
+    case "disabled":
+      return { wanted: false, shown: false, budget: undefined };
+    case "adaptive":
+    case "between_tools":
+      return { wanted: true, shown, budget: undefined };
+    case "enabled": {
+      const budget = positive(thinking.budget_tokens, "thinking.budget_tokens");
+      if (budget === undefined) throw refuseField("thinking.budget_tokens", "must be set");
+      if (maxTokens !== undefined && budget >= maxTokens) {
+        throw refuseField("thinking.budget_tokens", "must be less than max_tokens");
+      }
+      return { wanted: true, shown, budget };
+    }
+    default:
+      throw refuseField("thinking.type", "must be enabled, disabled or adaptive");
+  }
+}
+
+function readSchema({ output_config: config }: Json): Json | undefined {
+  if (isAbsent(config)) return undefined;
+  if (!isObject(config)) throw refuseField("output_config", "must be an object");
+  const { format } = config;
+  if (isAbsent(format)) return undefined;
+  if (!isObject(format) || format.type !== "json_schema" || !isObject(format.schema)) {
+    throw refuseField("output_config.format", "must have the type json_schema and a schema");
+  }
+  return format.schema;
+}

@@ -1,0 +1,26 @@
+import { CHAT } from "../chat.js";
+import type { Kind } from "../kind.js";
+import { isObject } from "../parameters.js";
+import { usageBody } from "../usage.js";
+import { blocksOf, endingOf, messageBody, messagesUsage } from "./message.js";
+import type { TranslatedRequest } from "./to-chat.js";
+import { createTranslatedReader } from "./translated-reader.js";
+
+/** Anthropic's messages, answered by an upstream that speaks of chat completions. */
+export const TRANSLATED_MESSAGES: Kind<TranslatedRequest> = {
+  ...CHAT,
+  show({ model, asked }, answer, { usage, cost }) {
+    const [first] = answer.choices as unknown[];
+    const choice = isObject(first) ? first : {};
+    const message = isObject(choice.message) ? choice.message : {};
+    const blocks = blocksOf(message, asked.thinking.shown);
+    const calls = blocks.some(({ type }) => type === "tool_use");
+    return messageBody(
+      model,
+      blocks,
+      endingOf(choice, calls, asked.stopSequences),
+      messagesUsage(usageBody(usage, cost, undefined)),
+    );
+  },
+  reader: createTranslatedReader,
+};
