@@ -113,7 +113,7 @@ function readToolResult(block: Json, path: string): ToolResultBlock {
 }
 
 function readShown(block: Json, path: string): TextBlock | ImageBlock {
-  if (block.type === "image") return readImage(block.source, `${path}.source`);
+  if (block.type === "image") throw refuseField(path, "images are not supported");
   if (block.type === "document") return readDocument(block, path);
   return readTextBlock(block, path);
 }
@@ -122,23 +122,6 @@ function readTextBlock(block: Json, path: string): TextBlock {
   if (block.type !== "text") throw refuseField(`${path}.type`, "is not supported here");
   if (typeof block.text !== "string") throw refuseField(`${path}.text`, "must be a text");
   return { type: "text", text: block.text };
-}
-
-function readImage(source: unknown, path: string): ImageBlock {
-  if (!isObject(source)) throw refuseField(path, "must be an object");
-  switch (source.type) {
-    case "base64": {
-      const mediaType = text(source.media_type, `${path}.media_type`);
-      return {
-        type: "image",
-        url: `data:${mediaType};base64,${text(source.data, `${path}.data`)}`,
-      };
-    }
-    case "url":
-      return { type: "image", url: text(source.url, `${path}.url`) };
-    default:
-      throw refuseField(`${path}.type`, "must be base64 or url");
-  }
 }
 
 /** Only a document that is text costs what its bytes bound. */
