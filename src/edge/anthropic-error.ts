@@ -1,6 +1,8 @@
 import type { ServerResponse } from "node:http";
 import type { Reason, Refusal } from "../base/errors.js";
 import type { Log } from "../base/log.js";
+import { PING } from "../inference/anthropic/events.js";
+import type { StreamWords } from "./event-stream.js";
 import { refuseWith } from "./wire/answer.js";
 
 interface Meaning {
@@ -43,7 +45,7 @@ function meaningOf({ reason, meaning }: Refusal): Required<Meaning> {
 }
 
 /** A refusal in Anthropic's form; our own word for it is in `code`. */
-export function anthropicErrorBody(refusal: Refusal, requestId: string): object {
+function anthropicErrorBody(refusal: Refusal, requestId: string): object {
   const { reason, message, details } = refusal;
   const { param, facts } = details;
   const { type } = meaningOf(refusal);
@@ -64,6 +66,9 @@ export function sendAnthropicError(
   }));
 }
 
-/** The event that ends a broken stream. */
-export const anthropicErrorEvent = (refusal: Refusal, requestId: string): string =>
-  `event: error\ndata: ${JSON.stringify(anthropicErrorBody(refusal, requestId))}\n\n`;
+/** Anthropic's dialect of a stream: its clients skip pings, and raise an `error`. */
+export const anthropicWords = (requestId: string): StreamWords => ({
+  heartbeat: PING,
+  error: (refusal) =>
+    `event: error\ndata: ${JSON.stringify(anthropicErrorBody(refusal, requestId))}\n\n`,
+});

@@ -6,8 +6,9 @@ import { countTokens } from "../inference/anthropic/count.js";
 import { parseMessagesRequest } from "../inference/anthropic/request.js";
 import { toChatRequest } from "../inference/anthropic/to-chat.js";
 import { TRANSLATED_MESSAGES } from "../inference/anthropic/translated.js";
-import { anthropicErrorEvent, sendAnthropicError } from "./anthropic-error.js";
+import { anthropicWords, sendAnthropicError } from "./anthropic-error.js";
 import { anthropicModel, anthropicModels } from "./anthropic-models.js";
+import { sendEvents } from "./event-stream.js";
 import {
   authorizationOf,
   type Door,
@@ -20,7 +21,6 @@ import {
   type Serve,
   tellRate,
 } from "./openai.js";
-import { sendEvents } from "./openai-stream.js";
 import { readBody, sendJson } from "./wire/answer.js";
 
 const MESSAGES = "/v1/messages";
@@ -91,10 +91,8 @@ const messages: Serve = async ({ inference, limiter, log }, visit, caller) => {
     const answer = await inference.complete(caller, TRANSLATED_MESSAGES, translated, line);
     return sendJson(response, 200, answer, requestId);
   }
-  const events = await inference.stream(caller, TRANSLATED_MESSAGES, translated, line);
-  await sendEvents(response, events, requestId, log, (refusal) =>
-    anthropicErrorEvent(refusal, requestId),
-  );
+  const begun = inference.stream(caller, TRANSLATED_MESSAGES, translated, line);
+  await sendEvents(begun, { response, words: anthropicWords(requestId), requestId, log });
 };
 
 const count: Serve = async ({ inference, limiter }, visit, caller) => {

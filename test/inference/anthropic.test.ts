@@ -144,6 +144,32 @@ describe("a request in the words of a chat completion", () => {
     });
   });
 
+  test("shows images, those of results behind them, and says how many bytes are theirs", () => {
+    const image = (source: object) => ({ type: "image", source });
+    const inside = image({ type: "base64", media_type: "image/png", data: "aGVsbG8=" });
+    const content = [
+      { type: "tool_result", tool_use_id: "toolu_1", content: [inside] },
+      image({ type: "url", url: "https://example.com/a.png" }),
+      { type: "text", text: "what is it?" },
+    ];
+    const request = translated({ messages: [{ role: "user", content }] });
+    const url = "data:image/png;base64,aGVsbG8=";
+    expect(request.passed.messages).toEqual([
+      { role: "tool", tool_call_id: "toolu_1", content: "" },
+      {
+        role: "user",
+        content: [
+          { type: "text", text: "Images of toolu_1:" },
+          { type: "image_url", image_url: { url } },
+          { type: "image_url", image_url: { url: "https://example.com/a.png" } },
+          { type: "text", text: "what is it?" },
+        ],
+      },
+    ]);
+    expect(request).toMatchObject({ images: 2, imageBytes: url.length });
+    expect(translated({})).not.toHaveProperty("images");
+  });
+
   test("is never bounded by fewer bytes than what is sent for it", () => {
     const call = { type: "tool_use", id: "a", name: "b", input: { text: '"\\"'.repeat(1_000) } };
     const request = translated({
@@ -173,6 +199,14 @@ describe("a request in the words of a chat completion", () => {
     [
       "messages[0].content[0].type",
       { messages: [{ role: "assistant", content: [{ type: "server_tool_use", id: "a" }] }] },
+    ],
+    [
+      "messages[0].content[0].source.url",
+      {
+        messages: [
+          { role: "user", content: [{ type: "image", source: { type: "url", url: "file:///a" } }] },
+        ],
+      },
     ],
     ["system[0].type", { system: [{ type: "image" }] }],
     ["tools[0].type", { tools: [{ type: "web_search_20250305", name: "web_search" }] }],
@@ -335,6 +369,31 @@ describe("a stream of chunks as events of a message", () => {
     const { meter } = read([say(fake), { delta: {}, finish_reason: "stop" }], {}, usage);
     expect(meter.usage(true)).toEqual({ inputTokens: 50n, outputTokens: 60n, estimated: false });
     expect(read([say(fake)]).meter.usage(true).estimated).toBe(true);
+  });
+
+  test("that we cut ends like one that has reached its length, with the reason", () => {
+    const meter = createMeter(10, 10);
+    const reader = TRANSLATED_MESSAGES.reader(translated({ stream: true }), meter);
+    reader.take(Buffer.from(JSON.stringify({ choices: [say("a")] })));
+    reader.forward();
+    const stop = { code: "child_key_limit_exceeded", message: "spent" } as const;
+    const usage = { prompt_tokens: 1, completion_tokens: 2, cost_units: "3" };
+    expect(eventsIn(reader.cut(usage, stop).toString())).toEqual([
+      { type: "content_block_stop", index: 0 },
+      {
+        type: "message_delta",
+        delta: { stop_reason: "max_tokens", stop_sequence: null },
+        usage: {
+          input_tokens: 1,
+          cache_creation_input_tokens: 0,
+          cache_read_input_tokens: 0,
+          output_tokens: 2,
+          cost_units: "3",
+        },
+        stop_cause: stop,
+      },
+      { type: "message_stop" },
+    ]);
   });
 
   test("that is an error, or no chunk, is no end", () => {

@@ -1,5 +1,6 @@
 import { refuseField } from "../../base/errors.js";
-import { isAbsent, isObject, type Json } from "../parameters.js";
+import type { Pictures } from "../content.js";
+import { isAbsent, isObject, type Json } from "../values.js";
 
 export interface TextBlock {
   type: "text";
@@ -35,6 +36,7 @@ export interface Turn {
   blocks: Block[];
 }
 
+const IMAGE = /^image\/[a-z0-9.+-]+$/i;
 const THOUGHTS = new Set(["thinking", "redacted_thinking"]);
 
 /**
@@ -64,6 +66,19 @@ function readTurn(message: unknown, path: string): Turn {
   }
   const read = role === "user" ? readUserBlock : readAssistantBlock;
   return { role, blocks: readBlocks(content, `${path}.content`, read) };
+}
+
+/** The images of a conversation, those in results included. */
+export function picturesIn(turns: readonly Turn[]): Pictures {
+  const shown = turns.flatMap(({ blocks }) =>
+    blocks.flatMap((block) => (block.type === "tool_result" ? block.content : block)),
+  );
+  const urls = shown.flatMap((block) => (block.type === "image" ? block.url : []));
+  const inside = urls.filter((url) => url.startsWith("data:"));
+  return {
+    images: urls.length,
+    imageBytes: inside.reduce((sum, url) => sum + url.length, 0),
+  };
 }
 
 /** The texts of a system prompt. @throws as `readTurns` */
@@ -113,7 +128,7 @@ function readToolResult(block: Json, path: string): ToolResultBlock {
 }
 
 function readShown(block: Json, path: string): TextBlock | ImageBlock {
-  if (block.type === "image") throw refuseField(path, "images are not supported");
+  if (block.type === "image") return readImage(block.source, `${path}.source`);
   if (block.type === "document") return readDocument(block, path);
   return readTextBlock(block, path);
 }
@@ -122,6 +137,24 @@ function readTextBlock(block: Json, path: string): TextBlock {
   if (block.type !== "text") throw refuseField(`${path}.type`, "is not supported here");
   if (typeof block.text !== "string") throw refuseField(`${path}.text`, "must be a text");
   return { type: "text", text: block.text };
+}
+
+function readImage(source: unknown, path: string): ImageBlock {
+  if (!isObject(source)) throw refuseField(path, "must be an object");
+  switch (source.type) {
+    case "base64": {
+      const type = text(source.media_type, `${path}.media_type`);
+      if (!IMAGE.test(type)) throw refuseField(`${path}.media_type`, "must be that of an image");
+      return { type: "image", url: `data:${type};base64,${text(source.data, `${path}.data`)}` };
+    }
+    case "url": {
+      const url = text(source.url, `${path}.url`);
+      if (!/^https?:\/\//i.test(url)) throw refuseField(`${path}.url`, "must be an http(s) URL");
+      return { type: "image", url };
+    }
+    default:
+      throw refuseField(`${path}.type`, "must be base64 or url");
+  }
 }
 
 /** Only a document that is text costs what its bytes bound. */

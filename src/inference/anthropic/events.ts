@@ -1,3 +1,4 @@
+import type { StopReason } from "../chunks.js";
 import type { Json } from "../parameters.js";
 import { type Ending, newMessageId } from "./message.js";
 
@@ -24,9 +25,15 @@ export const blockDelta = (index: number, delta: Json): Buffer =>
 
 export const blockStop = (index: number): Buffer => eventOf({ type: "content_block_stop", index });
 
-/** The last events: why the message ended and what it cost, and that nothing follows. */
-export const messageEnd = (ending: Ending, usage: Json): Buffer =>
-  Buffer.concat([
-    eventOf({ type: "message_delta", delta: ending, usage }),
+/**
+ * The last events: why the message ended and what it cost, and that nothing follows.
+ *
+ * @param stop why it was we who ended it, in a field of our own
+ */
+export function messageEnd(ending: Ending, usage: Json, stop?: StopReason): Buffer {
+  const cause = stop === undefined ? {} : { stop_cause: stop };
+  return Buffer.concat([
+    eventOf({ type: "message_delta", delta: ending, usage, ...cause }),
     eventOf({ type: "message_stop" }),
   ]);
+}

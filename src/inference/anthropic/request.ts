@@ -1,8 +1,9 @@
 import { refuse, refuseField } from "../../base/errors.js";
 import type { Asked } from "../kind.js";
-import { flag, isAbsent, isObject, type Json, positive } from "../parameters.js";
+import { readModel } from "../parameters.js";
 import { fingerprintOf, parseJson } from "../request.js";
-import { readSystem, readTurns, type Turn } from "./blocks.js";
+import { flag, isAbsent, isObject, type Json, positive } from "../values.js";
+import { picturesIn, readSystem, readTurns, type Turn } from "./blocks.js";
 import { readToolChoice, readTools, type Tool, type ToolChoice } from "./tools.js";
 
 /** A message as it was asked for in Anthropic's words, everything in it read and checked. */
@@ -75,27 +76,28 @@ export function parseMessagesRequest(raw: Buffer): MessagesRequest {
 
 /** As `parseMessagesRequest`, for a request that may leave `max_tokens` out. */
 export function readMessagesRequest(body: Json, raw: Buffer): MessagesRequest {
-  if (typeof body.model !== "string" || body.model === "") {
-    throw refuseField("model", "must be the id of a model");
-  }
+  const model = readModel(body.model);
   refuseCostly(body);
+  const turns = readTurns(body.messages);
+  const pictures = picturesIn(turns);
   const tools = readTools(body.tools);
   const maxTokens = positive(body.max_tokens, "max_tokens");
   return {
-    model: body.model,
+    model,
     n: 1,
     maxTokens,
     bytes: raw.length,
     fingerprint: fingerprintOf(raw),
     stream: flag(body.stream, "stream"),
     system: readSystem(body.system),
-    turns: readTurns(body.messages),
+    turns,
     tools,
     toolChoice: readToolChoice(body.tool_choice, tools),
     stopSequences: readStopSequences(body.stop_sequences),
     thinking: readThinking(body.thinking, maxTokens),
     schema: readSchema(body),
     passed: passedOn(body),
+    ...(pictures.images > 0 && pictures),
   };
 }
 

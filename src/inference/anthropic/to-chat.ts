@@ -23,13 +23,14 @@ export interface TranslatedRequest extends ChatRequest {
  * @throws invalid_request_error  nested too deeply to be written
  */
 export function toChatRequest(asked: MessagesRequest): TranslatedRequest {
-  const { model, n, maxTokens, bytes, fingerprint, stream } = asked;
+  const { model, n, maxTokens, bytes, fingerprint, stream, images, imageBytes } = asked;
   try {
     const passed = { messages: messagesOf(asked), ...parametersOf(asked) };
     const written = Buffer.byteLength(JSON.stringify(passed));
     const most = Math.max(bytes, written);
     return {
       ...{ model, n, maxTokens, bytes: most, fingerprint, stream, passed, asked },
+      ...(images !== undefined && { images, imageBytes: imageBytes ?? 0 }),
       includeUsage: true,
     };
   } catch (error) {

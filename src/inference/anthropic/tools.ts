@@ -1,5 +1,5 @@
 import { refuseField } from "../../base/errors.js";
-import { isAbsent, isObject, type Json } from "../parameters.js";
+import { isAbsent, isObject, type Json } from "../values.js";
 
 /** A function of the caller's that a model may call. */
 export interface Tool {

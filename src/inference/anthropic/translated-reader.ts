@@ -38,21 +38,22 @@ export function createTranslatedReader(
 
   return {
     take(payload) {
-      if (done) return;
+      if (done) return true;
       if (payload.equals(DONE)) {
         done = true;
-        return;
+        return true;
       }
       const chunk = parseChunk(payload);
       meter.note(chunk);
       const { choices } = chunk;
-      if (!Array.isArray(choices) || choices.length === 0) return;
-      meter.count(JSON.stringify(choices).length);
+      if (!Array.isArray(choices) || choices.length === 0) return true;
+      if (!meter.count(Buffer.from(JSON.stringify(choices)))) return false;
       start();
       const [choice] = choices as unknown[];
-      if (!isObject(choice)) return;
+      if (!isObject(choice)) return true;
       if (typeof choice.finish_reason === "string") last ??= choice;
       if (isObject(choice.delta)) blocks.take(choice.delta, thinking.shown);
+      return true;
     },
     forward() {
       if (ready.length === 0) return undefined;
@@ -72,8 +73,15 @@ export function createTranslatedReader(
       blocks.close();
       return Buffer.concat([...ready, ...held, messageEnd(ending, messagesUsage(usage))]);
     },
+    cut(usage, stop) {
+      start();
+      blocks.close();
+      return Buffer.concat([...ready, messageEnd(CUT, messagesUsage(usage), stop)]);
+    },
   };
 }
+
+const CUT = { stop_reason: "max_tokens", stop_sequence: null };
 
 /** Which block a delta belongs to: one at a time is open, and each gets the next index. */
 type Part = "text" | "thinking" | number;
