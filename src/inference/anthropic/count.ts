@@ -1,6 +1,4 @@
-import { refuse } from "../../base/errors.js";
-import { isObject } from "../parameters.js";
-import { parseJson } from "../request.js";
+import { parseBody } from "../request.js";
 import { tokensOf } from "../usage.js";
 import { readMessagesRequest } from "./request.js";
 import { toChatRequest } from "./to-chat.js";
@@ -12,10 +10,6 @@ import { toChatRequest } from "./to-chat.js";
  * @throws invalid_request_error  whatever could not be asked for either; `max_tokens` may be absent
  */
 export function countTokens(raw: Buffer): { model: string; tokens: number } {
-  const body = parseJson(raw);
-  if (!isObject(body)) {
-    throw refuse("invalid_request_error", { message: "the body must be a JSON object" });
-  }
-  const { model, bytes } = toChatRequest(readMessagesRequest(body, raw));
+  const { model, bytes } = toChatRequest(readMessagesRequest(parseBody(raw), raw));
   return { model, tokens: tokensOf(bytes) };
 }

@@ -1,7 +1,7 @@
-import { refuse, refuseField } from "../../base/errors.js";
+import { refuseField } from "../../base/errors.js";
 import type { Asked } from "../kind.js";
 import { readModel } from "../parameters.js";
-import { fingerprintOf, parseJson } from "../request.js";
+import { fingerprintOf, parseBody } from "../request.js";
 import { flag, isAbsent, isObject, type Json, positive } from "../values.js";
 import { picturesIn, readSystem, readTurns, type Turn } from "./blocks.js";
 import { readToolChoice, readTools, type Tool, type ToolChoice } from "./tools.js";
@@ -66,10 +66,7 @@ const HARMLESS: Record<string, readonly string[]> = {
  * @throws invalid_request_error  not JSON, or a parameter that is wrong or would change the cost
  */
 export function parseMessagesRequest(raw: Buffer): MessagesRequest {
-  const body = parseJson(raw);
-  if (!isObject(body)) {
-    throw refuse("invalid_request_error", { message: "the body must be a JSON object" });
-  }
+  const body = parseBody(raw);
   if (isAbsent(body.max_tokens)) throw refuseField("max_tokens", "must be set");
   return readMessagesRequest(body, raw);
 }
