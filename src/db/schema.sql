@@ -566,6 +566,7 @@ declare
   a_add bigint[] := array_fill(0::bigint, array[cardinality(p_accounts)]);
   -- per child
   c_status smallint[];           -- 0 may spend, else the decision it gets
+  c_tid tid[];
   c_version int[];
   c_grace boolean[];
   c_day bigint[];                -- remaining before this batch, null: no limit
@@ -578,6 +579,7 @@ declare
   i_result smallint[];
   i_amount bigint[] := p_amounts;
   v_known boolean;
+  v_written bigint;
   v_first uuid;    -- of the batch's ids: only the partitions between them are opened
   v_last uuid;
   r record;
@@ -604,15 +606,15 @@ begin
   end if;
 
   -- A counter of a later period than the clock's still counts: a clock that steps back opens nothing again.
-  select array_agg(k.status order by k.o), array_agg(k.version order by k.o),
+  select array_agg(k.tid order by k.o), array_agg(k.status order by k.o), array_agg(k.version order by k.o),
          array_agg(k.grace order by k.o), array_agg(k.daily order by k.o), array_agg(k.monthly order by k.o),
          array_agg(k.total order by k.o), array_agg(k.held order by k.o),
          array_agg(case when k.status = 0
                         then greatest(least(k.daily, k.monthly, k.total, 9223372036854775807), -1) else -1 end order by k.o),
          (select q.id from unnest(p_ids) q(id) order by q.id limit 1),
          (select q.id from unnest(p_ids) q(id) order by q.id desc limit 1)
-    into c_status, c_version, c_grace, c_day, c_month, c_total, c_held, c_most, v_first, v_last
-    from (select u.o,
+    into c_tid, c_status, c_version, c_grace, c_day, c_month, c_total, c_held, c_most, v_first, v_last
+    from (select u.o, c.ctid as tid,
                  (case
                    when c.id is null or c.account_id <> p_accounts[u.a] or c.status = 'deleted'
                      or a_active[u.a] is null then 5
@@ -713,7 +715,11 @@ begin
          month = greatest(c.month, a_month[s.a]),
          used_total = c.used_total + s.more,
          held = c.held + s.more
-    from unnest(p_children, p_child_account, c_add) s(id, a, more) where c.id = s.id and s.more > 0;
+    from unnest(c_tid, p_child_account, c_add) s(tid, a, more) where c.ctid = s.tid and s.more > 0;
+  get diagnostics v_written = row_count;
+  if v_written <> (select count(*) from unnest(c_add) u where u > 0) then
+    raise exception 'a child key was written without the lock of its account' using errcode = 'serialization_failure';
+  end if;
 
   insert into open_hold
     select p_accounts[p_child_account[q.child]], q.id, coalesce(q.part, 0), p_children[q.child], q.amount,
@@ -825,10 +831,12 @@ declare
   w_tid tid[];
   w_item int[];
   w_part smallint[];
+  w_child uuid[];
   w_amount bigint[];
   w_cost bigint[];
   w_seq bigint[];
   v_plain boolean;
+  v_written bigint;
   r record;
   i int;
   ai int;
@@ -845,11 +853,11 @@ begin
   end if;
 
   select array_agg(s.tid order by s.o, s.part), array_agg(s.o order by s.o, s.part), array_agg(s.part order by s.o, s.part),
-         array_agg(s.amount order by s.o, s.part), bool_and(s.part = 0 and (s.kind < 3 and s.cost <= s.amount or s.kind = 3 and s.cost = 0))
-    into w_tid, w_item, w_part, w_amount, v_plain
-    from (select q.o, h.ctid as tid, h.part, h.amount, q.kind, q.cost
+         array_agg(s.amount order by s.o, s.part), array_agg(s.child order by s.o, s.part), bool_and(s.part = 0 and (s.kind < 3 and s.cost <= s.amount or s.kind = 3 and s.cost = 0))
+    into w_tid, w_item, w_part, w_amount, w_child, v_plain
+    from (select q.o, h.ctid as tid, h.part, h.amount, h.child_key_id as child, q.kind, q.cost
             from unnest(p_ids, p_account, p_kinds, p_costs) with ordinality q(id, a, kind, cost, o),
-                 lateral (select o.ctid, o.part, o.amount from open_hold o where o.account_id = p_accounts[q.a] and o.id = q.id) h) s;
+                 lateral (select o.ctid, o.part, o.amount, o.child_key_id from open_hold o where o.account_id = p_accounts[q.a] and o.id = q.id) h) s;
 
   if v_plain and cardinality(w_item) = n then
     i_seq := p_costs;
@@ -973,15 +981,19 @@ begin
          held = c.held - s.held,
          requests_total = c.requests_total + s.requests,
          last_used_at = case when s.requests > 0 then greatest(c.last_used_at, s.at) else c.last_used_at end
-    from (select h.child_key_id as id, sum(q.amount) as held, sum(q.amount - q.cost) as back,
+    from (select k.ctid as tid, sum(q.amount) as held, sum(q.amount - q.cost) as back,
                  sum(case when h.day = k.day then q.amount - q.cost else 0 end) as day_back,
                  sum(case when h.month = k.month then q.amount - q.cost else 0 end) as month_back,
                  count(q.seq) as requests, max(a_now[p_account[q.item]]) as at
             from unnest(w_tid, w_item, w_amount, w_cost, w_seq) q(tid, item, amount, cost, seq),
                  lateral (select o.child_key_id, o.day, o.month from open_hold o where o.ctid = q.tid) h,
-                 lateral (select x.day, x.month from child_key x where x.id = h.child_key_id) k
-           where q.tid is not null group by h.child_key_id) s
-   where c.id = s.id;
+                 lateral (select x.ctid, x.day, x.month from child_key x where x.id = h.child_key_id) k
+           where q.tid is not null group by k.ctid) s
+   where c.ctid = s.tid;
+  get diagnostics v_written = row_count;
+  if v_written <> (select count(distinct u.child) from unnest(w_tid, w_child) u(tid, child) where u.tid is not null) then
+    raise exception 'a child key was written without the lock of its account' using errcode = 'serialization_failure';
+  end if;
 
   delete from open_hold where ctid = any (w_tid);
 
