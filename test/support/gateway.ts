@@ -80,7 +80,7 @@ export async function startTestGateway({ upstreamUrl }: { upstreamUrl?: string }
 async function openOwner(sql: Sql, email: string, balance: bigint, pepper: string) {
   const password = "correct horse battery";
   const account = await register(sql, { email, password, referralCode: undefined });
-  await creditAccount(sql, { account, amount: balance, reference: "test" });
+  await creditAccount(sql, { account, amount: balance, reference: email });
   const owner = { kind: "owner", account } as const;
   const fields = { name: "SaaS", access: "read_write", expiresAt: null } as const;
   const managementKey = await createManagementKey(sql, owner, fields, pepper);
