@@ -37,6 +37,8 @@ import { keepLease } from "./holds/lease.js";
 import { noticing } from "./holds/notice.js";
 import { holdHandlers } from "./holds/rpc.js";
 import { keepSweeping } from "./holds/sweeper.js";
+import { createAnswers } from "./idempotency/answers.js";
+import { keepForgetting } from "./idempotency/upkeep.js";
 import { createInference } from "./inference/inference.js";
 import { inferenceHandlers } from "./inference/rpc.js";
 import { createUpstreams } from "./inference/upstreams.js";
@@ -101,9 +103,11 @@ export async function createApp(
   // What an earlier gateway could not deliver comes before all else
   if (!(await delivery.deliver())) throw new Error("Postgres does not answer");
   const sweeper = keepSweeping(sql, log, delivery.deliver);
-  const inference = createInference({ holds, delivery, prices, upstreams, log });
-  const limiter = createRateLimiter({ redis, log });
   const { adminToken, secrets, production } = config;
+  const answers = createAnswers({ sql: money, secrets, log });
+  const forgetting = keepForgetting(sql, log);
+  const inference = createInference({ holds, delivery, prices, upstreams, answers, log });
+  const limiter = createRateLimiter({ redis, log });
   const authenticator = createAuthenticator({ keyring, secrets, adminToken });
   const health = createHealth({ sql, redis, upstreams, lease, delivery });
 
@@ -183,7 +187,7 @@ export async function createApp(
     },
     async close() {
       inference.close();
-      await sweeper.stop();
+      await Promise.all([sweeper.stop(), forgetting.stop()]);
       await delivery.close();
       await holds.close();
       await refusals.stop();

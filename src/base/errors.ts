@@ -85,6 +85,11 @@ export const REASONS = {
     http: 409,
     text: "the same id or idempotency key was used with other content",
   },
+  answer_not_kept: {
+    code: Code.FailedPrecondition,
+    http: 409,
+    text: "the request with this idempotency key was answered and charged, its answer is not kept",
+  },
   invalid_request_error: {
     code: Code.InvalidArgument,
     http: 400,

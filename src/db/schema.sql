@@ -159,6 +159,25 @@ create view house_balance as
           WHERE (t.debit_account = h.id)), (0)::numeric)) AS balance
    FROM house_account h;
 
+create table idempotent_request (
+  scope_id uuid not null,
+  key_hash bytea not null,
+  route text not null,
+  fingerprint bigint not null,
+  request_id uuid not null,
+  hold_id uuid,
+  claimed_at timestamp with time zone not null,
+  answered_at timestamp with time zone,
+  cost bigint,
+  input_tokens bigint,
+  output_tokens bigint,
+  estimated boolean,
+  key_name text,
+  sealed bytea,
+  constraint idempotent_request_pkey PRIMARY KEY (scope_id, key_hash)
+) with (fillfactor=50);
+CREATE INDEX idempotent_request_age ON public.idempotent_request USING btree (claimed_at);
+
 create table key_secret (
   hash bytea not null,
   pepper text not null,
@@ -767,6 +786,61 @@ AS $function$
      order by s.seq limit 20) c
 $function$
 
+CREATE OR REPLACE FUNCTION public.claim_requests(p_accounts uuid[], p_scopes uuid[], p_hashes text[], p_routes text[], p_fingerprints bigint[], p_requests uuid[], p_holds uuid[])
+ RETURNS TABLE(item integer, state text, request_id uuid, hold_id uuid, captured boolean, cost bigint, input_tokens bigint, output_tokens bigint, estimated boolean, key_name text, sealed bytea)
+ LANGUAGE plpgsql
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_clock timestamptz := keytoll_clock();
+  v_claimed int;
+  r record;
+begin
+  insert into idempotent_request (scope_id, key_hash, route, fingerprint, request_id, hold_id, claimed_at)
+    select q.scope, decode(q.hash, 'hex'), q.route, q.fingerprint, q.request, q.hold, v_clock
+      from unnest(p_scopes, p_hashes, p_routes, p_fingerprints, p_requests, p_holds)
+           q(scope, hash, route, fingerprint, request, hold)
+    on conflict do nothing;
+  get diagnostics v_claimed = row_count;
+  if v_claimed = cardinality(p_scopes) then return; end if;
+
+  -- locked first and read after: what is read is then of one moment, and stays
+  perform 1 from unnest(p_scopes, p_hashes) with ordinality q(scope, hash, o),
+                 lateral (select from idempotent_request i
+                           where i.scope_id = q.scope and i.key_hash = decode(q.hash, 'hex') for update) i;
+  for r in select q.o::int as item, q.route as new_route, q.fingerprint as new_fingerprint, q.request as new_request,
+                  q.hold as new_hold, i.*, coalesce(ended.outcome::text, opened.outcome, 'none') as outcome
+             from unnest(p_accounts, p_scopes, p_hashes, p_routes, p_fingerprints, p_requests, p_holds) with ordinality
+                  q(account, scope, hash, route, fingerprint, request, hold, o)
+             join idempotent_request i on i.scope_id = q.scope and i.key_hash = decode(q.hash, 'hex')
+             left join lateral (select 'open' as outcome from open_hold h
+                                 where h.account_id = q.account and h.id = i.hold_id and h.part = 0) opened on true
+             left join lateral (select h.outcome from ended_hold h
+                                 where h.account_id = q.account and h.id = i.hold_id and h.part = 0) ended on true
+            where i.hold_id is distinct from q.hold loop
+    if r.claimed_at <= v_clock - interval '24 hours' or r.outcome in ('voided', 'swept')
+      or (r.outcome = 'none' and r.answered_at is null and r.claimed_at <= v_clock - interval '20 seconds') then
+      update idempotent_request i
+         set route = r.new_route, fingerprint = r.new_fingerprint, request_id = r.new_request, hold_id = r.new_hold,
+             claimed_at = v_clock, answered_at = null, key_name = null, sealed = null
+       where i.scope_id = r.scope_id and i.key_hash = r.key_hash;
+      continue;
+    end if;
+    return query select r.item,
+      case when r.route <> r.new_route or r.fingerprint <> r.new_fingerprint then 'conflict'
+           when r.answered_at is not null then 'answered'
+           when r.outcome = 'captured' then 'unstored'
+           else 'running' end,
+      r.request_id, r.hold_id, r.outcome = 'captured', r.cost, r.input_tokens, r.output_tokens, r.estimated,
+      r.key_name, r.sealed;
+  end loop;
+end $function$
+
 CREATE OR REPLACE FUNCTION public.end_and_authorize(p_all_accounts uuid[], p_end_accounts uuid[], p_end_ids uuid[], p_end_account integer[], p_kinds smallint[], p_costs bigint[], p_inputs bigint[], p_outputs bigint[], p_estimated boolean[], p_end_fingerprints bigint[], p_accounts uuid[], p_children uuid[], p_child_account integer[], p_ids uuid[], p_parts smallint[], p_child integer[], p_amounts bigint[], p_floors bigint[], p_versions integer[], p_seconds integer[], p_fingerprints bigint[], p_models text[], p_prices integer[], p_own boolean[], p_gateway uuid, OUT end_decisions text, OUT costs text, OUT usage_seqs text, OUT ended_at text, OUT held text, OUT decisions text, OUT granted text, OUT authorized_at text, OUT daily text, OUT monthly text, OUT total text)
  RETURNS record
  LANGUAGE plpgsql
@@ -1090,6 +1164,40 @@ begin
   return v_forgotten;
 end $function$
 
+CREATE OR REPLACE FUNCTION public.forget_requests(p_limit integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_forgotten int;
+begin
+  delete from idempotent_request
+   where ctid = any (array(select i.ctid from idempotent_request i
+                            where i.claimed_at <= keytoll_clock() - interval '24 hours'
+                            order by i.claimed_at limit p_limit for update skip locked));
+  get diagnostics v_forgotten = row_count;
+  return v_forgotten;
+end $function$
+
+CREATE OR REPLACE FUNCTION public.free_requests(p_scopes uuid[], p_hashes text[], p_holds uuid[])
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+  delete from idempotent_request i
+   using unnest(p_scopes, p_hashes, p_holds) q(scope, hash, hold)
+   where i.scope_id = q.scope and i.key_hash = decode(q.hash, 'hex') and i.hold_id = q.hold
+     and i.answered_at is null
+$function$
+
 CREATE OR REPLACE FUNCTION public.gateway_lapsed(p_gateway uuid)
  RETURNS boolean
  LANGUAGE sql
@@ -1176,6 +1284,32 @@ AS $function$
    where p.begins + interval '1 month' <= p_until
    order by p.begins
 $function$
+
+CREATE OR REPLACE FUNCTION public.keep_answers(p_scopes uuid[], p_hashes text[], p_holds uuid[], p_costs bigint[], p_inputs bigint[], p_outputs bigint[], p_estimated boolean[], p_key_names text[], p_sealed text[])
+ RETURNS text
+ LANGUAGE plpgsql
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_kept int[];
+begin
+  with kept as (
+    update idempotent_request i
+       set answered_at = keytoll_clock(), cost = q.cost, input_tokens = q.input, output_tokens = q.output,
+           estimated = q.estimated, key_name = q.key_name, sealed = decode(q.sealed, 'base64')
+      from unnest(p_scopes, p_hashes, p_holds, p_costs, p_inputs, p_outputs, p_estimated, p_key_names, p_sealed)
+           with ordinality q(scope, hash, hold, cost, input, output, estimated, key_name, sealed, o)
+     where i.scope_id = q.scope and i.key_hash = decode(q.hash, 'hex') and i.hold_id = q.hold
+    returning q.o::int)
+  select array_agg(k.o) into v_kept from kept k;
+  if cardinality(v_kept) = cardinality(p_scopes) then return null; end if;
+  return (select string_agg(o::text, ',') from generate_subscripts(p_scopes, 1) o
+           where o <> all (coalesce(v_kept, '{}')));
+end $function$
 
 CREATE OR REPLACE FUNCTION public.keytoll_clock()
  RETURNS timestamp with time zone

@@ -14,6 +14,7 @@ import type { ChildCaller } from "../keys/caller.js";
 import { getChildOfCaller } from "../keys/child-keys.js";
 import type { RateAnswer, RateLimiter } from "../keys/rate-limit.js";
 import { sendEvents } from "./event-stream.js";
+import { completeFor, streamFor } from "./inferring.js";
 import { keyBody } from "./openai-key.js";
 import { OPENAI_WORDS } from "./openai-stream.js";
 import { readBody, sendError, sendJson } from "./wire/answer.js";
@@ -105,12 +106,11 @@ const chat: Serve = async ({ inference, limiter, log }, visit, caller) => {
   const { request, response, requestId } = visit;
   await admit(limiter, caller, (rate) => tellRate(response, rate));
   const asked = parseChatRequest(await readBody(request, response, MAX_BODY_BYTES));
-  const line = lineOf(response);
+  const asking = { request, response, requestId, caller, line: lineOf(response) };
   if (!asked.stream) {
-    const answer = await inference.complete(caller, CHAT, asked, line);
-    return sendText(response, JSON.stringify(answer), requestId);
+    return sendText(response, await completeFor(inference, asking, CHAT, asked), requestId);
   }
-  const events = inference.stream(caller, CHAT, asked, line);
+  const events = streamFor(inference, asking, CHAT, asked);
   await sendEvents(events, { response, words: OPENAI_WORDS, requestId, log });
 };
 
@@ -118,8 +118,8 @@ const embeddings: Serve = async ({ inference, limiter }, visit, caller) => {
   const { request, response, requestId } = visit;
   await admit(limiter, caller, (rate) => tellRate(response, rate));
   const asked = parseEmbeddingRequest(await readBody(request, response, MAX_BODY_BYTES));
-  const answer = await inference.complete(caller, EMBEDDINGS, asked, lineOf(response));
-  sendText(response, JSON.stringify(answer), requestId);
+  const asking = { request, response, requestId, caller, line: lineOf(response) };
+  sendText(response, await completeFor(inference, asking, EMBEDDINGS, asked), requestId);
 };
 
 const models: Serve = async ({ inference }, { response, requestId }, caller) => {

@@ -1,14 +1,26 @@
 import { Refusal, refuse } from "../base/errors.js";
+import type { Id } from "../base/ids.js";
 import type { Log } from "../base/log.js";
+import type { Ngonka } from "../base/money.js";
 import { askUpstream, noteCause, readAll } from "./ask.js";
 import type { Asked, Kind } from "./kind.js";
 import { isObject, type Json } from "./parameters.js";
 import { openPayment, type Payer, type Paying, type Payment } from "./payment.js";
+import type { Usage } from "./usage.js";
+
+/** What keeps an answer for whoever repeats its request, before anybody is charged for it. */
+export interface Keeping {
+  /** Of the hold that the request opens. */
+  hold: Id;
+  /** @throws where the answer must not be charged */
+  keep(answer: Json, usage: Usage, cost: Ngonka): Promise<void>;
+}
 
 /**
  * Runs a paid request in one piece: hold, upstream, capture, and only then the answer. Where the
  * upstream does not answer, or the caller hangs up before it has, the hold is voided.
  *
+ * @param keeping absent: nobody will ask for the answer again
  * @returns the answer as its kind shows it, with our id and usage, and nothing that names the
  *   upstream
  * @throws what `openPayment` refuses, and the reasons for an upstream that fails
@@ -19,18 +31,23 @@ export async function complete<Request extends Asked>(
   kind: Kind<Request>,
   request: Request,
   line: AbortController,
+  keeping?: Keeping,
 ): Promise<Json> {
-  const payment = await openPayment(paying, payer, kind.dialect, request, line);
-  let answer: Json;
+  const payment = await openPayment(paying, payer, kind.dialect, request, line, keeping?.hold);
+  let shown: Json;
+  let usage: Usage;
   try {
-    answer = await ask(payment, kind, request, paying.log);
+    const answer = await ask(payment, kind, request, paying.log);
+    usage = kind.usage(request, answer, payment.maxTokens);
+    const { cost, paid } = payment.priceOf(usage);
+    shown = kind.show(request, answer, { usage, cost: paid });
+    if (keeping) await keeping.keep(shown, usage, cost);
   } catch (error) {
     await payment.void();
     throw error;
   }
-  const usage = kind.usage(request, answer, payment.maxTokens);
-  const cost = await payment.capture(usage);
-  return kind.show(request, answer, { usage, cost });
+  await payment.capture(usage);
+  return shown;
 }
 
 async function ask<Request extends Asked>(

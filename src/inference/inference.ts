@@ -1,11 +1,13 @@
 import type { Log } from "../base/log.js";
 import type { Delivery } from "../holds/delivery/deliver.js";
 import type { Holds } from "../holds/holds.js";
+import type { Answers } from "../idempotency/answers.js";
 import type { PriceBook } from "../pricing/prices.js";
 import { complete } from "./complete.js";
 import { createKeeper } from "./keeper.js";
 import type { Asked, Kind } from "./kind.js";
 import { listModels, type Model } from "./models.js";
+import { completeOnce, type Once, type OnceAnswer, streamOnce } from "./once.js";
 import type { Json } from "./parameters.js";
 import type { Payer } from "./payment.js";
 import { type EventStream, stream } from "./stream.js";
@@ -17,6 +19,8 @@ export interface InferenceDeps {
   delivery: Delivery;
   prices: PriceBook;
   upstreams: Upstreams;
+  /** What was answered to requests with an idempotency key. */
+  answers: Answers;
   log: Log;
 }
 
@@ -39,6 +43,22 @@ export interface Inference {
     request: Request,
     line: AbortController,
   ): Promise<EventStream>;
+  /** An answer in one piece to whoever may repeat the request; see once.ts. */
+  completeOnce<Request extends Asked>(
+    payer: Payer,
+    kind: Kind<Request>,
+    request: Request,
+    line: AbortController,
+    once: Once,
+  ): Promise<OnceAnswer>;
+  /** The same as a stream, which is not kept; see once.ts. */
+  streamOnce<Request extends Asked>(
+    payer: Payer,
+    kind: Kind<Request>,
+    request: Request,
+    line: AbortController,
+    once: Once,
+  ): Promise<EventStream>;
   /** The models that a key may use, by id. */
   models(payer: Pick<Payer, "models">): Promise<Model[]>;
   /** Stops the timer that keeps holds alive. Requests must have ended. */
@@ -52,6 +72,10 @@ export function createInference(deps: InferenceDeps): Inference {
   return {
     complete: (payer, kind, request, line) => complete(paying, payer, kind, request, line),
     stream: (payer, kind, request, line) => stream(paying, payer, kind, request, line),
+    completeOnce: (payer, kind, request, line, once) =>
+      completeOnce(paying, payer, kind, request, line, once),
+    streamOnce: (payer, kind, request, line, once) =>
+      streamOnce(paying, payer, kind, request, line, once),
     models: (payer) => listModels(prices, upstreams, payer),
     close: () => keeper.close(),
   };

@@ -40,6 +40,8 @@ export interface Payment {
   signal: AbortSignal;
   /** Tells what a stream has produced, for the checkpoints of its hold. */
   producing(usage: () => Usage | undefined): void;
+  /** What `usage` costs, and what of it the customer pays: never more than was held. */
+  priceOf(usage: Usage): { cost: Ngonka; paid: Ngonka };
   /** Ends the hold at the cost of `usage`. @returns what the customer pays, durable */
   capture(usage: Usage): Promise<Ngonka>;
   /** Ends the hold at zero. Where even that fails, the hold is swept after its deadline. */
@@ -50,6 +52,7 @@ export interface Payment {
  * Opens the hold of a request, so that nothing is asked of an upstream which is not paid for.
  *
  * @param line aborted when the caller hangs up, and by us when the hold is lost
+ * @param id   of the hold, a new one
  * @throws model_not_found  not priced, not enabled, not served (in this dialect) or not on this
  *   key's list
  * @throws whatever Holds.authorize refuses, and what the estimate refuses
@@ -60,11 +63,11 @@ export async function openPayment(
   dialect: Dialect,
   request: Asked,
   line: AbortController,
+  id: Id = newId(),
 ): Promise<Payment> {
   const { price, route } = await findModel(paying, payer, request.model, dialect);
   const estimated = estimate(request, price);
   const { account, child, secretVersion } = payer;
-  const id = newId();
   const held = await paying.holds.authorize({
     account,
     child,
@@ -119,6 +122,10 @@ function lifeOf({ delivery, keeper, log }: Paying, life: Life) {
     producing(usage: () => Usage | undefined) {
       produced = usage;
     },
+    priceOf(usage: Usage) {
+      const cost = costOf(price, usage);
+      return { cost, paid: lesser(cost, held) };
+    },
     async capture(usage: Usage): Promise<Ngonka> {
       const cost = costOf(price, usage);
       const { fingerprint } = request;
@@ -147,8 +154,12 @@ function lifeOf({ delivery, keeper, log }: Paying, life: Life) {
 function costOf(price: Price, { inputTokens, outputTokens }: Usage): Ngonka {
   const cost = priceOf(price, inputTokens, outputTokens);
   // A report beyond all measure must not spoil the batch that its capture travels in
-  if (cost > MAX_NGONKA) return MAX_NGONKA;
-  return cost;
+  return lesser(cost, MAX_NGONKA);
+}
+
+function lesser(one: Ngonka, other: Ngonka): Ngonka {
+  if (one > other) return other;
+  return one;
 }
 
 async function findModel(

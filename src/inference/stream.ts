@@ -1,4 +1,5 @@
 import { Refusal, refuse } from "../base/errors.js";
+import type { Id } from "../base/ids.js";
 import type { Log } from "../base/log.js";
 import type { Ngonka } from "../base/money.js";
 import { askUpstream, noteCause } from "./ask.js";
@@ -30,6 +31,7 @@ interface Run {
  * durable. A caller who hangs up (the line, or `return` on the stream) cuts the upstream at once
  * and pays for what was produced.
  *
+ * @param hold id of the hold that it opens; a new one when absent
  * @throws what `openPayment` refuses, and the reasons for an upstream that fails; from the stream
  *   itself: the reason why it was cut, after what was produced is paid for
  */
@@ -39,8 +41,9 @@ export async function stream<Request extends Asked>(
   kind: Kind<Request>,
   request: Request,
   line: AbortController,
+  hold?: Id,
 ): Promise<EventStream> {
-  const payment = await openPayment(paying, payer, kind.dialect, request, line);
+  const payment = await openPayment(paying, payer, kind.dialect, request, line, hold);
   const { log } = paying;
   let exchange: Exchange;
   try {
