@@ -9,6 +9,7 @@ import { applicationUrl } from "./db/role.js";
 import { connect } from "./db/sql.js";
 import { createAnthropicDoor, speaksAnthropic } from "./edge/anthropic.js";
 import { createAuthenticator } from "./edge/auth.js";
+import { allowOrigin } from "./edge/cors.js";
 import { createHealth, createHealthDoor } from "./edge/health.js";
 import { managementRoutes } from "./edge/management.js";
 import { createMetrics } from "./edge/metrics.js";
@@ -179,7 +180,7 @@ export async function createApp(
     handle(request, response) {
       const path = pathOf(request);
       metrics.watch(response, routeName(path));
-      if (healthDoor(request, response, path)) return;
+      if (healthDoor(request, response, path) || allowOrigin(request, response)) return;
       const door = speaksAnthropic(request, path) ? anthropic : openAi;
       void door(request, response, path).then((handled) => {
         if (!handled) rpc(request, response);

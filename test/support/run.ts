@@ -32,7 +32,8 @@ const tell = (line: string) => console.log(`\n== ${line}`);
  * skipped test is a failure.
  */
 async function main(args: string[]): Promise<number> {
-  ensureRedis();
+  ensurePackage("redis-server");
+  ensurePackage("chromium");
   const tally: Tally = { passed: 0, failed: 0, skipped: 0 };
   if (args.length === 0) {
     for (const script of ["check:types", "lint"]) {
@@ -95,19 +96,19 @@ async function step(name: string, command: string, args: string[]): Promise<bool
   return code === 0;
 }
 
-/** Some tests need a real Redis. Where we may install it, on Debian as root, we do. */
-function ensureRedis(): void {
+/** Some tests need a real Redis, or a browser. Where we may install it, on Debian as root, we do. */
+function ensurePackage(name: "redis-server" | "chromium"): void {
   const canInstall = process.getuid?.() === 0 && findOnPath("apt-get") !== undefined;
-  if (findOnPath("redis-server") || !canInstall) return;
-  tell("no redis-server here: apt-get install -y redis-server");
+  if (findOnPath(name) || !canInstall) return;
+  tell(`no ${name} here: apt-get install -y ${name}`);
   try {
     execFileSync("apt-get", ["update", "-qq"], { stdio: "inherit" });
-    execFileSync("apt-get", ["install", "-y", "-qq", "redis-server"], {
+    execFileSync("apt-get", ["install", "-y", "-qq", name], {
       stdio: "inherit",
       env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" },
     });
   } catch {
-    console.log("redis-server could not be installed; the tests that need it are skipped");
+    console.log(`${name} could not be installed; the tests that need it are skipped`);
   }
 }
 

@@ -82,7 +82,7 @@ function addRoute(router: ConnectRouter, endpoint: Endpoint, log: Log): void {
       try {
         return await call(request, caller);
       } catch (error) {
-        throw toConnectError(error, caller, log);
+        throw toConnectError(error, caller, context, log);
       }
     });
   } else if (endpoint.kind === "server_streaming") {
@@ -90,7 +90,7 @@ function addRoute(router: ConnectRouter, endpoint: Endpoint, log: Log): void {
     const typed = method as DescMethod & { methodKind: "server_streaming" };
     router.rpc(typed, (request, context) => {
       const caller = callerOf(context);
-      return explained(() => call(request, caller), caller, log);
+      return explained(() => call(request, caller), caller, context, log);
     });
   } else {
     const { call, method } = endpoint;
@@ -98,7 +98,7 @@ function addRoute(router: ConnectRouter, endpoint: Endpoint, log: Log): void {
     router.rpc(typed, (requests, context) => {
       const caller = callerOf(context);
       const readable = refusing(requests, method.input);
-      return explained(() => call(readable, caller), caller, log);
+      return explained(() => call(readable, caller), caller, context, log);
     });
   }
 }
@@ -111,11 +111,16 @@ async function* refusing<I>(requests: AsyncIterable<I>, input: DescMessage): Asy
   }
 }
 
-async function* explained<O>(start: () => AsyncIterable<O>, caller: CallContext, log: Log) {
+async function* explained<O>(
+  start: () => AsyncIterable<O>,
+  caller: CallContext,
+  context: HandlerContext,
+  log: Log,
+) {
   try {
     yield* start();
   } catch (error) {
-    throw toConnectError(error, caller, log);
+    throw toConnectError(error, caller, context, log);
   }
 }
 
@@ -133,9 +138,16 @@ function callerOf(context: HandlerContext): CallContext {
   };
 }
 
-function toConnectError(error: unknown, caller: CallContext, log: Log): ConnectError {
+function toConnectError(
+  error: unknown,
+  caller: CallContext,
+  { protocolName }: HandlerContext,
+  log: Log,
+): ConnectError {
   const { code, message, errorInfo, retryInfo } = toRpcFailure(error, caller, log);
-  const answer = new ConnectError(message, code, { "x-request-id": caller.requestId });
+  // gRPC's clients join headers and trailers, and would find it twice
+  const metadata = protocolName === "connect" ? { "x-request-id": caller.requestId } : {};
+  const answer = new ConnectError(message, code, metadata);
   if (errorInfo) answer.details.push({ desc: ErrorInfoSchema, value: errorInfo });
   if (retryInfo) answer.details.push({ desc: RetryInfoSchema, value: retryInfo });
   return answer;

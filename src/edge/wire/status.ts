@@ -1,6 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
-import { Code } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { Refusal } from "../../base/errors.js";
 import type { Log } from "../../base/log.js";
 import { toAnswer } from "../../db/outage.js";
@@ -29,7 +29,8 @@ export interface RpcFailure {
  * Puts an error into RPC's words. What a caller must not learn goes to the log, with the request id
  * that finds it.
  *
- * @returns Code.Canceled without details where the caller is gone already: nobody reads that answer
+ * @returns Code.Canceled, or DeadlineExceeded, without details where the caller is gone already or
+ *   its time is over
  */
 export function toRpcFailure(
   error: unknown,
@@ -37,10 +38,7 @@ export function toRpcFailure(
   log: Log,
 ): RpcFailure {
   if (!(error instanceof Refusal)) {
-    if (caller.signal.aborted) {
-      const none = { errorInfo: undefined, retryInfo: undefined };
-      return { code: Code.Canceled, message: "the call was cancelled", ...none };
-    }
+    if (caller.signal.aborted) return cutShort(caller.signal);
     log.error({ err: error, requestId: caller.requestId }, "call failed");
   }
   const refusal = toAnswer(error);
@@ -58,6 +56,15 @@ export function toRpcFailure(
         ? undefined
         : create(RetryInfoSchema, { retryDelay: { seconds: BigInt(seconds) } }),
   };
+}
+
+/** Of a call that its caller ended, or whose time was over. */
+function cutShort({ reason }: AbortSignal): RpcFailure {
+  const none = { errorInfo: undefined, retryInfo: undefined };
+  if (reason instanceof ConnectError && reason.code === Code.DeadlineExceeded) {
+    return { code: Code.DeadlineExceeded, message: "the deadline of the call has passed", ...none };
+  }
+  return { code: Code.Canceled, message: "the call was cancelled", ...none };
 }
 
 /** The failure as google.rpc.Status, for `grpc-status-details-bin`. */
