@@ -88,6 +88,10 @@ function adminPriceHandlers({ sql, requireAdmin }: AdminHandling) {
         outputPerMtok: required("output_ngonka_per_mtok", request.outputNgonkaPerMtok),
         contextTokens: request.contextTokens ?? null,
         maxOutputTokens: request.maxOutputTokens ?? null,
+        holdStepTokens: request.holdStepTokens ?? null,
+        imageTokens: request.imageTokens ?? null,
+        promptOverheadTokens: request.promptOverheadTokens ?? null,
+        defaultMaxTokens: request.defaultMaxTokens ?? null,
         enabled: request.enabled ?? true,
       });
       return { modelPrice: encodePrice(price) };
@@ -128,6 +132,10 @@ const encodePrice = (price: Price): MessageInitShape<typeof ModelPriceSchema> =>
   outputNgonkaPerMtok: price.outputPerMtok,
   ...(price.contextTokens !== null && { contextTokens: price.contextTokens }),
   ...(price.maxOutputTokens !== null && { maxOutputTokens: price.maxOutputTokens }),
+  ...(price.holdStepTokens !== null && { holdStepTokens: price.holdStepTokens }),
+  ...(price.imageTokens !== null && { imageTokens: price.imageTokens }),
+  ...(price.promptOverheadTokens !== null && { promptOverheadTokens: price.promptOverheadTokens }),
+  ...(price.defaultMaxTokens !== null && { defaultMaxTokens: price.defaultMaxTokens }),
   enabled: price.enabled,
   createdAt: timestampFromDate(price.since),
 });

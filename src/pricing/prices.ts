@@ -20,13 +20,28 @@ const MODEL_ID = /^[A-Za-z0-9._:/-]{1,200}$/;
 const MAX_TOKENS = 2_147_483_647;
 const TTL = MINUTE;
 
+/** What is taken to be unknown where it is not given. */
+const UNKNOWN = {
+  contextTokens: null,
+  maxOutputTokens: null,
+  holdStepTokens: null,
+  imageTokens: null,
+  promptOverheadTokens: null,
+  defaultMaxTokens: null,
+};
+
+/** Terms as they are set: all but the price and whether it is enabled may be left out. */
+export type GivenTerms = Omit<PriceTerms, keyof typeof UNKNOWN> &
+  Partial<Pick<PriceTerms, keyof typeof UNKNOWN>>;
+
 /**
  * Sets the price of a model from now on: a new version, or the present one where nothing differs.
  * Holds keep the version that they were authorized with.
  *
  * @throws invalid_request_error  by the field's name
  */
-export async function setModelPrice(db: Db, terms: PriceTerms): Promise<Price> {
+export async function setModelPrice(db: Db, given: GivenTerms): Promise<Price> {
+  const terms: PriceTerms = { ...UNKNOWN, ...given };
   checkTerms(terms);
   return await inTransaction(db, async (tx) => {
     const before = await lockPrice(tx, terms.model);
@@ -108,10 +123,14 @@ function checkTerms(terms: PriceTerms): void {
   checkAmount("output_ngonka_per_mtok", terms.outputPerMtok);
   checkTokens("context_tokens", terms.contextTokens);
   checkTokens("max_output_tokens", terms.maxOutputTokens);
+  checkTokens("hold_step_tokens", terms.holdStepTokens);
+  checkTokens("image_tokens", terms.imageTokens);
+  checkTokens("prompt_overhead_tokens", terms.promptOverheadTokens, 0);
+  checkTokens("default_max_tokens", terms.defaultMaxTokens);
 }
 
-function checkTokens(param: string, tokens: number | null): void {
-  if (tokens !== null) checkInteger(param, tokens, 1, MAX_TOKENS);
+function checkTokens(param: string, tokens: number | null, least = 1): void {
+  if (tokens !== null) checkInteger(param, tokens, least, MAX_TOKENS);
 }
 
 function isSame(price: Price, terms: PriceTerms): boolean {

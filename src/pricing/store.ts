@@ -10,6 +10,14 @@ export interface PriceTerms {
   contextTokens: number | null;
   /** Most tokens of an answer. */
   maxOutputTokens: number | null;
+  /** Tokens that a stream is held ahead; null: every answer is held as a whole. */
+  holdStepTokens: number | null;
+  /** Most tokens that one image costs; null: the model takes none. */
+  imageTokens: number | null;
+  /** Most tokens that its template adds to a prompt. */
+  promptOverheadTokens: number | null;
+  /** Tokens of an answer whose length the caller leaves open. */
+  defaultMaxTokens: number | null;
   /** False: the model is refused as if it were not there. */
   enabled: boolean;
 }
@@ -21,7 +29,10 @@ export interface Price extends PriceTerms {
 
 const COLUMNS = (db: Db) => db`
   model, version, input_per_mtok as "inputPerMtok", output_per_mtok as "outputPerMtok",
-  context_tokens as "contextTokens", max_output_tokens as "maxOutputTokens", enabled, since`;
+  context_tokens as "contextTokens", max_output_tokens as "maxOutputTokens",
+  hold_step_tokens as "holdStepTokens", image_tokens as "imageTokens",
+  prompt_overhead_tokens as "promptOverheadTokens", default_max_tokens as "defaultMaxTokens",
+  enabled, since`;
 
 /** The newest version of each model, by model. */
 export async function selectPrices(db: Db): Promise<Price[]> {
@@ -52,9 +63,12 @@ export async function insertPrice(tx: Tx, terms: PriceTerms, version: number): P
   return only(
     await tx<Price[]>`
       insert into model_price (model, version, input_per_mtok, output_per_mtok, context_tokens,
-        max_output_tokens, enabled)
+        max_output_tokens, hold_step_tokens, image_tokens, prompt_overhead_tokens,
+        default_max_tokens, enabled)
       values (${terms.model}, ${version}, ${terms.inputPerMtok}, ${terms.outputPerMtok},
-        ${terms.contextTokens}, ${terms.maxOutputTokens}, ${terms.enabled})
+        ${terms.contextTokens}, ${terms.maxOutputTokens}, ${terms.holdStepTokens},
+        ${terms.imageTokens}, ${terms.promptOverheadTokens}, ${terms.defaultMaxTokens},
+        ${terms.enabled})
       returning ${COLUMNS(tx)}`,
   );
 }
