@@ -220,11 +220,19 @@ create table model_price (
   max_output_tokens integer,
   enabled boolean not null default true,
   since timestamp with time zone not null default keytoll_clock(),
+  hold_step_tokens integer,
+  image_tokens integer,
+  prompt_overhead_tokens integer,
+  default_max_tokens integer,
   constraint model_price_context_tokens_check CHECK ((context_tokens > 0)),
+  constraint model_price_default_max_tokens_check CHECK ((default_max_tokens > 0)),
+  constraint model_price_hold_step_tokens_check CHECK ((hold_step_tokens > 0)),
+  constraint model_price_image_tokens_check CHECK ((image_tokens > 0)),
   constraint model_price_input_per_mtok_check CHECK ((input_per_mtok >= 0)),
   constraint model_price_max_output_tokens_check CHECK ((max_output_tokens > 0)),
   constraint model_price_output_per_mtok_check CHECK ((output_per_mtok >= 0)),
   constraint model_price_pkey PRIMARY KEY (model, version),
+  constraint model_price_prompt_overhead_tokens_check CHECK ((prompt_overhead_tokens >= 0)),
   constraint model_price_version_check CHECK ((version > 0))
 );
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.model_price FOR EACH ROW EXECUTE FUNCTION refuse_change();

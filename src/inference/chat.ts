@@ -14,8 +14,8 @@ export const CHAT: Kind<ChatRequest> = {
   check({ choices }) {
     if (!Array.isArray(choices) || choices.length === 0) throw new Error("no chat completion");
   },
-  usage: (request, answer, maxTokens) =>
-    reportedUsage(answer) ?? countedUsage(request, answer.choices as unknown[], maxTokens),
+  usage: ({ n }, answer, maxTokens, promptTokens) =>
+    reportedUsage(answer) ?? countedUsage(answer.choices as unknown[], maxTokens * n, promptTokens),
   show: (request, answer, { usage, cost }) => ({
     id: newAnswerId(),
     object: "chat.completion",
@@ -30,12 +30,12 @@ export const CHAT: Kind<ChatRequest> = {
   },
 };
 
-function countedUsage(request: ChatRequest, choices: unknown[], maxTokens: number): Usage {
+function countedUsage(choices: unknown[], most: number, promptTokens: number): Usage {
   const written = choices.map((choice) => (isObject(choice) ? choice.message : undefined));
   const bytes = written.reduce<number>((sum, message) => sum + textBytes(message), 0);
   return {
-    inputTokens: BigInt(tokensOf(request.bytes)),
-    outputTokens: BigInt(Math.min(tokensOf(bytes), maxTokens * request.n)),
+    inputTokens: BigInt(promptTokens),
+    outputTokens: BigInt(Math.min(tokensOf(bytes), most)),
     estimated: true,
   };
 }

@@ -38,7 +38,7 @@ export async function complete<Request extends Asked>(
   let usage: Usage;
   try {
     const answer = await ask(payment, kind, request, paying.log);
-    usage = kind.usage(request, answer, payment.maxTokens);
+    usage = kind.usage(request, answer, payment.maxTokens, payment.promptTokens);
     const { cost, paid } = payment.priceOf(usage);
     shown = kind.show(request, answer, { usage, cost: paid });
     if (keeping) await keeping.keep(shown, usage, cost);

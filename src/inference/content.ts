@@ -8,6 +8,11 @@ export interface Pictures {
   imageBytes: number;
 }
 
+interface Contents extends Pictures {
+  /** Characters of its texts. */
+  textLength: number;
+}
+
 /** A picture that stands in the body, in any of the forms that upstreams read. */
 const DATA_URL = /^data:image\/[a-z0-9.+-]+;base64,/i;
 
@@ -17,23 +22,24 @@ const DATA_URL = /^data:image\/[a-z0-9.+-]+;base64,/i;
  *
  * @throws invalid_request_error with the path of what is not understood
  */
-export function readMessages(messages: unknown): Pictures {
+export function readMessages(messages: unknown): Contents {
   if (!Array.isArray(messages) || messages.length === 0) {
     throw refuseField("messages", "must be a list of at least one message");
   }
-  const seen = { images: 0, imageBytes: 0 };
+  const seen = { textLength: 0, images: 0, imageBytes: 0 };
   for (let i = 0; i < messages.length; i++) {
     const message: unknown = messages[i];
     if (!isObject(message)) throw refuseField(`messages[${i}]`, "must be an object");
     if (!isAbsent(message.audio)) throw refuseField(`messages[${i}].audio`, "is not supported");
     const { content } = message;
+    if (typeof content === "string") seen.textLength += content.length;
     if (isAbsent(content) || typeof content === "string") continue;
     readParts(content, `messages[${i}].content`, seen);
   }
   return seen;
 }
 
-function readParts(content: unknown, path: string, seen: Pictures): void {
+function readParts(content: unknown, path: string, seen: Contents): void {
   if (!Array.isArray(content)) throw refuseField(path, "must be a text or a list of parts");
   for (const [i, part] of content.entries()) {
     const at = `${path}[${i}]`;
@@ -41,11 +47,11 @@ function readParts(content: unknown, path: string, seen: Pictures): void {
     if (part.type === "image_url") readImage(part, at, seen);
     else if (part.type !== "text" && part.type !== "refusal") {
       throw refuseField(at, "only parts of text and images are supported");
-    }
+    } else if (typeof part.text === "string") seen.textLength += part.text.length;
   }
 }
 
-function readImage({ image_url: image }: Json, path: string, seen: Pictures): void {
+function readImage({ image_url: image }: Json, path: string, seen: Contents): void {
   const url = isObject(image) ? image.url : undefined;
   if (typeof url !== "string") throw refuseField(`${path}.image_url.url`, "must be a text");
   seen.images += 1;

@@ -1,7 +1,7 @@
 import { Refusal } from "../base/errors.js";
 import type { Id } from "../base/ids.js";
 import type { Log } from "../base/log.js";
-import { SECOND } from "../base/time.js";
+import { elapsed, HOUR, SECOND } from "../base/time.js";
 import type { Extension, Holds } from "../holds/holds.js";
 
 /**
@@ -9,6 +9,8 @@ import type { Extension, Holds } from "../holds/holds.js";
  */
 export const HOLD_SECONDS = 120;
 const EXTEND_EVERY = 30 * SECOND;
+/** How long a request may run: an upstream that never ends its answer is cut then. */
+export const LONGEST_REQUEST = HOUR;
 
 /** A request that runs, and whose hold must live as long. */
 export interface Running {
@@ -18,9 +20,14 @@ export interface Running {
   checkpoint(): Extension["checkpoint"];
   /** Called when the hold has ended behind our back: nothing more may be spent on it. */
   lost(): void;
+  /** Called when it has run for longer than any request may. */
+  overdue(): void;
 }
 
-/** Keeps the holds of all running requests alive, by one timer for all of them. */
+/**
+ * Keeps the holds of all running requests alive, and tells those that run for too long, by one
+ * timer for all of them.
+ */
 export interface Keeper {
   /** @returns what to call when the request has ended */
   watch(running: Running): () => void;
@@ -28,7 +35,7 @@ export interface Keeper {
 }
 
 export function createKeeper(holds: Holds, log: Log): Keeper {
-  const all = new Set<Running>();
+  const all = new Map<Running, number>();
   const extending = new Set<Running>();
 
   const extend = async (running: Running) => {
@@ -46,7 +53,8 @@ export function createKeeper(holds: Holds, log: Log): Keeper {
     }
   };
   const timer = setInterval(() => {
-    for (const running of all) {
+    for (const [running, since] of all) {
+      if (elapsed() - since >= LONGEST_REQUEST) running.overdue();
       // One that still waits for the database is not asked twice
       if (!extending.has(running)) void extend(running);
     }
@@ -55,7 +63,7 @@ export function createKeeper(holds: Holds, log: Log): Keeper {
 
   return {
     watch(running) {
-      all.add(running);
+      all.set(running, elapsed());
       return () => void all.delete(running);
     },
     close: () => clearInterval(timer),

@@ -18,6 +18,8 @@ export interface Asked {
   maxTokens: number | undefined;
   /** Bytes of the body: no text has more tokens than bytes. */
   bytes: number;
+  /** Characters that the prompt has at least, where known: no token has very many. */
+  textLength?: number;
   /** Images of the prompt; undefined: none. What one costs is the model's to say, not its bytes. */
   images?: number;
   /** Of `bytes`, those of images that stand in the body: read as no text. */
@@ -45,8 +47,13 @@ export interface Kind<Request extends Asked> {
   body(request: Request, model: string, maxTokens: number): string;
   /** @throws Error where the upstream's answer is not of this kind */
   check(answer: Json): void;
-  /** What to charge for an answer in one piece: as reported, else as counted. */
-  usage(request: Request, answer: Json, maxTokens: number): Usage;
+  /**
+   * What to charge for an answer in one piece: as reported, else as counted.
+   *
+   * @param maxTokens    tokens that each answer may have
+   * @param promptTokens of the request by our own count
+   */
+  usage(request: Request, answer: Json, maxTokens: number, promptTokens: number): Usage;
   /** The answer as the caller sees it, without a word of the upstream. */
   show(request: Request, answer: Json, bill: Bill): Json;
   /** Reads a stream of it. */

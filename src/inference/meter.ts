@@ -30,6 +30,8 @@ export interface Covering {
   readonly tokens: number;
   /** From so many tokens on, more should be asked for. */
   readonly soon: number;
+  /** True where not even what is held may be spent any more. */
+  readonly refused: boolean;
   /** Asks for more, where nobody has. Does not wait. */
   ask(): void;
 }
@@ -54,15 +56,15 @@ export function createMeter(promptTokens: number, most: number, cover?: Covering
   let ceiling = 0;
   // The shortest event has next to no text: what it has, all have around theirs
   let wrapping = MOST_WRAPPING;
-  const paidFor = () => Math.max(0, Math.min(most, cover?.tokens ?? most));
+  const paidFor = () => Math.min(most, cover?.tokens ?? most);
   const seen = () =>
     BigInt(Math.min(paidFor(), Math.max(events, tokensOf(bytes - events * wrapping))));
 
-  const isCovered = (carried: Buffer, { tokens, soon, ask }: Covering): boolean => {
-    if (tokens === Number.POSITIVE_INFINITY) return true;
+  const isCovered = (carried: Buffer, covering: Covering): boolean => {
+    if (covering.tokens === Number.POSITIVE_INFINITY) return true;
     const after = ceiling + mostTokens(carried);
-    if (after > soon) ask();
-    if (after > tokens) return false;
+    if (after > covering.soon) covering.ask();
+    if (after > covering.tokens || covering.refused) return false;
     ceiling = after;
     return true;
   };

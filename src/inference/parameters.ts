@@ -83,7 +83,7 @@ export function readChatRequest(body: Json, bytes: number, fingerprint: bigint):
   const model = readModel(body.model);
   const stream = flag(body.stream, "stream");
   const includeUsage = readStreamOptions(body.stream_options, stream);
-  const pictures = readMessages(body.messages);
+  const { textLength, ...pictures } = readMessages(body.messages);
   checkTools(body.tools);
   return {
     model,
@@ -93,6 +93,7 @@ export function readChatRequest(body: Json, bytes: number, fingerprint: bigint):
     includeUsage,
     passed: { messages: body.messages, ...passedOn(body, OURS) },
     bytes,
+    textLength,
     fingerprint,
     ...(pictures.images > 0 && pictures),
   };

@@ -3,9 +3,16 @@ import { type Id, newId } from "../base/ids.js";
 import type { Log } from "../base/log.js";
 import { MAX_NGONKA, type Ngonka, priceOf } from "../base/money.js";
 import type { Delivery } from "../holds/delivery/deliver.js";
-import type { Holds } from "../holds/holds.js";
+import type { HoldRequest, Holds } from "../holds/holds.js";
 import type { Price, PriceBook } from "../pricing/prices.js";
-import { affordableTokens, estimate } from "./estimate.js";
+import { type Cover, createCover, type Growth } from "./cover.js";
+import {
+  affordableTokens,
+  type Estimate,
+  estimate,
+  type FirstPart,
+  firstPartOf,
+} from "./estimate.js";
 import { HOLD_SECONDS, type Keeper } from "./keeper.js";
 import type { Asked, Dialect } from "./kind.js";
 import type { Route } from "./route.js";
@@ -36,7 +43,11 @@ export interface Payment {
   route: Route;
   /** Tokens that each answer may have. */
   maxTokens: number;
-  /** Aborts when the caller hangs up, or when the hold is lost. */
+  /** Tokens of the prompt by our count, for when the upstream does not report. */
+  promptTokens: number;
+  /** What pays for a stream whose hold grows; undefined where all is held. */
+  cover: Cover | undefined;
+  /** Aborts when the caller hangs up, when the hold is lost, or when it took too long. */
   signal: AbortSignal;
   /** Tells what a stream has produced, for the checkpoints of its hold. */
   producing(usage: () => Usage | undefined): void;
@@ -49,10 +60,13 @@ export interface Payment {
 }
 
 /**
- * Opens the hold of a request, so that nothing is asked of an upstream which is not paid for.
+ * Opens the hold of a request, so that nothing is asked of an upstream which is not paid for. That
+ * of a stream covers only the first step of its answers where the model's price says so, and grows
+ * with what is streamed: see cover.ts.
  *
  * @param line aborted when the caller hangs up, and by us when the hold is lost
  * @param id   of the hold, a new one
+ * @param streams whether its hold may grow
  * @throws model_not_found  not priced, not enabled, not served (in this dialect) or not on this
  *   key's list
  * @throws whatever Holds.authorize refuses, and what the estimate refuses
@@ -64,46 +78,66 @@ export async function openPayment(
   request: Asked,
   line: AbortController,
   id: Id = newId(),
+  streams = false,
 ): Promise<Payment> {
   const { price, route } = await findModel(paying, payer, request.model, dialect);
   const estimated = estimate(request, price);
-  const { account, child, secretVersion } = payer;
-  const held = await paying.holds.authorize({
-    account,
-    child,
-    id,
-    part: 0,
-    amount: estimated.amount,
-    floor: estimated.floor,
-    secretVersion,
-    seconds: HOLD_SECONDS,
-    fingerprint: request.fingerprint,
-    own: true,
-    model: price.model,
-    priceVersion: price.version,
-  });
+  const { promptTokens } = estimated;
+  const first = streams ? firstPartOf(estimated, price, request.n) : undefined;
+  const asked = holdOf(payer, id, request, price, first ?? estimated);
+  const { amount: held, repeated } = await paying.holds.authorize(asked);
   // Taken while the database was away, and swept before we learnt of it: nothing may be spent on it
-  if (held.repeated === "ended") throw refuse("not_ready", { retryAfter: 1, shouldRetry: true });
-  const maxTokens = affordableTokens(estimated, price, request.n, held.amount);
-  return {
-    id,
-    route,
-    maxTokens,
-    ...lifeOf(paying, { account, id, held: held.amount, request, price, line }),
-  };
+  if (repeated === "ended") throw refuse("not_ready", { retryAfter: 1, shouldRetry: true });
+  const life = { account: payer.account, id, held, cover: undefined, request, price, line };
+  if (first === undefined) {
+    const maxTokens = affordableTokens(estimated, price, request.n, held);
+    return { id, route, maxTokens, promptTokens, ...lifeOf(paying, life) };
+  }
+  const cover = createCover(paying.holds, asked, held, growthOf(estimated, price, request, first));
+  const { maxTokens } = estimated;
+  return { id, route, maxTokens, promptTokens, ...lifeOf(paying, { ...life, cover }) };
 }
+
+const holdOf = (
+  { account, child, secretVersion }: Payer,
+  id: Id,
+  { fingerprint }: Asked,
+  price: Price,
+  { amount, floor }: Pick<Estimate, "amount" | "floor">,
+): HoldRequest => ({
+  account,
+  child,
+  id,
+  part: 0,
+  amount,
+  floor,
+  secretVersion,
+  seconds: HOLD_SECONDS,
+  fingerprint,
+  own: true,
+  model: price.model,
+  priceVersion: price.version,
+});
+
+const growthOf = (
+  { inputTokens, maxTokens, amount: whole }: Estimate,
+  price: Price,
+  { n }: Asked,
+  { step }: FirstPart,
+): Growth => ({ price, inputTokens, most: maxTokens * n, step: step * n, whole });
 
 interface Life {
   account: Id;
   id: Id;
   held: Ngonka;
+  cover: Cover | undefined;
   request: Asked;
   price: Price;
   line: AbortController;
 }
 
 function lifeOf({ delivery, keeper, log }: Paying, life: Life) {
-  const { account, id, held, request, price, line } = life;
+  const { account, id, held, cover, request, price, line } = life;
   let produced: () => Usage | undefined = () => undefined;
   const unwatch = keeper.watch({
     account,
@@ -116,8 +150,13 @@ function lifeOf({ delivery, keeper, log }: Paying, life: Life) {
       log.error({ hold: id }, "the hold of a running request has ended: the request is cut");
       line.abort(refuse("model_unavailable"));
     },
+    overdue() {
+      log.warn({ hold: id }, "a request takes too long: it is cut");
+      line.abort(refuse("upstream_timeout"));
+    },
   });
   return {
+    cover,
     signal: line.signal,
     producing(usage: () => Usage | undefined) {
       produced = usage;
@@ -130,7 +169,10 @@ function lifeOf({ delivery, keeper, log }: Paying, life: Life) {
       const cost = costOf(price, usage);
       const { fingerprint } = request;
       try {
-        return await delivery.capture({ account, id, cost, ...usage, fingerprint }, held);
+        // A part that is being asked for belongs to what is held, or is refused
+        if (cover !== undefined) await cover.settled();
+        const end = { account, id, cost, ...usage, fingerprint };
+        return await delivery.capture(end, cover?.held ?? held);
       } catch (error) {
         const tokens = [usage.inputTokens, usage.outputTokens].map(String);
         log.error({ err: error, hold: id, account, cost: String(cost), tokens }, "not captured");

@@ -1,35 +1,60 @@
 import { Refusal, refuse } from "../base/errors.js";
 import type { Id } from "../base/ids.js";
 import type { Log } from "../base/log.js";
-import type { Ngonka } from "../base/money.js";
+import { SECOND } from "../base/time.js";
 import { askUpstream, noteCause } from "./ask.js";
-import type { ChunkReader } from "./chunks.js";
+import type { ChunkReader, StopReason } from "./chunks.js";
+import { stopReasonOf } from "./cover.js";
 import type { Asked, Kind } from "./kind.js";
 import { createMeter, type Meter } from "./meter.js";
 import { openPayment, type Payer, type Paying, type Payment } from "./payment.js";
-import { createSseSplitter } from "./sse.js";
+import { createSseSplitter, type SseSplitter } from "./sse.js";
 import type { Exchange } from "./upstream.js";
-import { tokensOf, usageBody } from "./usage.js";
+import { usageBody } from "./usage.js";
 
 /**
  * Server-sent events as they may be sent, those of one read together. It must be iterated, to its
  * end or a `return`.
  */
-export type EventStream = AsyncGenerator<Buffer, void, void>;
+export interface EventStream extends AsyncIterableIterator<Buffer, void, void> {
+  return(): Promise<IteratorResult<Buffer, void>>;
+}
+
+/** How long the usage and the end may take once every answer has finished. */
+const AFTERWORD = 10 * SECOND;
+/** Bytes that a stream may have, whatever it says: some around, and some for each token. */
+const MOST_AROUND = 16 * 1024 * 1024;
+const MOST_PER_TOKEN = 16 * 1024;
 
 interface Run {
   payment: Payment;
   exchange: Exchange;
+  splitter: SseSplitter;
   reader: ChunkReader;
   meter: Meter;
   log: Log;
+  /** Payloads that were read, from the place of the next one to take. */
+  payloads: Buffer[];
+  next: number;
+  /** Bytes that may still come. */
+  room: number;
+  /** The upstream has sent all that it will. */
+  ended: boolean;
+  /** Nothing more is taken. */
+  over: boolean;
+  /** What it broke with. */
+  error: unknown;
+  /** Set where we have cut it; `stop` is undefined where it had all that was asked for. */
+  cut: { stop: StopReason | undefined } | undefined;
+  afterword: NodeJS.Timeout | undefined;
+  settled: boolean;
 }
 
 /**
  * Runs a paid request as a stream. Resolves once the first event is there, so that whatever
  * goes wrong before is an ordinary refusal. The events that end it follow once the capture is
  * durable. A caller who hangs up (the line, or `return` on the stream) cuts the upstream at once
- * and pays for what was produced.
+ * and pays for what was produced. So does one whose money ends: then the stream has a clean end.
  *
  * @param hold id of the hold that it opens; a new one when absent
  * @throws what `openPayment` refuses, and the reasons for an upstream that fails; from the stream
@@ -43,7 +68,7 @@ export async function stream<Request extends Asked>(
   line: AbortController,
   hold?: Id,
 ): Promise<EventStream> {
-  const payment = await openPayment(paying, payer, kind.dialect, request, line, hold);
+  const payment = await openPayment(paying, payer, kind.dialect, request, line, hold, true);
   const { log } = paying;
   let exchange: Exchange;
   try {
@@ -52,65 +77,123 @@ export async function stream<Request extends Asked>(
     await payment.void();
     throw error;
   }
-  const meter = createMeter(tokensOf(request.bytes), payment.maxTokens * request.n);
+  const most = payment.maxTokens * request.n;
+  const meter = createMeter(payment.promptTokens, most, payment.cover);
   payment.producing(() => (meter.started ? meter.usage(false) : undefined));
-  const reader = kind.reader(request, meter);
-  const events = run({ payment, exchange, reader, meter, log });
-  return resume(await events.next(), events);
+  const run: Run = {
+    ...{ payment, exchange, meter, log, splitter: createSseSplitter() },
+    ...{ reader: kind.reader(request, meter), payloads: [], next: 0 },
+    ...{ room: MOST_AROUND + most * MOST_PER_TOKEN, ended: false, over: false },
+    ...{ error: undefined, cut: undefined, afterword: undefined, settled: false },
+  };
+  return begunWith(await step(run), run);
 }
 
-async function* run({ payment, exchange, reader, meter, log }: Run): EventStream {
-  let failure: unknown;
-  let usage = meter.usage(false);
-  let cost: Ngonka | undefined;
+/** A stream whose first events were read already. */
+function begunWith(first: Buffer | undefined, run: Run): EventStream {
+  let ready = first;
+  return {
+    async next() {
+      const value = ready ?? (await step(run));
+      ready = undefined;
+      return value === undefined ? { done: true, value } : { done: false, value };
+    },
+    async return() {
+      if (!run.settled) await settle(run);
+      return { done: true, value: undefined };
+    },
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+  };
+}
+
+/** The next events, at last those that end it; undefined behind them. */
+async function step(run: Run): Promise<Buffer | undefined> {
+  if (run.settled) return undefined;
+  return (await advance(run)) ?? (await settle(run));
+}
+
+/** What may be sent now; undefined once nothing more is read. Notes how it ended in `run`. */
+async function advance(run: Run): Promise<Buffer | undefined> {
+  const { reader, meter } = run;
   try {
-    yield* forward(exchange, reader);
-    if (!reader.finished) throw new Error("the upstream's stream ended early");
-  } catch (error) {
-    // Once every answer has finished, a broken line behind it harms nobody
-    if (!reader.finished) failure = explain(error, payment, exchange.upstream, log);
-  } finally {
-    if (reader.done) exchange.discard();
-    else exchange.cancel();
-    usage = meter.usage(reader.finished);
-    if (meter.started || reader.finished) cost = await payment.capture(usage);
-    else await payment.void();
-  }
-  if (failure !== undefined) throw failure;
-  yield reader.finale(usageBody(usage, cost ?? 0n, undefined));
-}
-
-async function* forward(exchange: Exchange, reader: ChunkReader): EventStream {
-  const splitter = createSseSplitter();
-  while (!reader.done) {
-    const pieces = await exchange.read();
-    const last = pieces === undefined ? splitter.end() : undefined;
-    const payloads = pieces?.flatMap((piece) => splitter.push(piece)) ?? (last ? [last] : []);
-    try {
-      for (const payload of payloads) reader.take(payload);
-    } finally {
-      // What came before a broken event was produced and is paid for, so it is delivered
+    while (!run.over) {
+      const isPaidFor = takePayloads(run);
       const events = reader.forward();
-      if (events !== undefined) yield events;
+      if (events !== undefined) return events;
+      if (!isPaidFor) await payForMore(run);
+      else if (reader.done || (run.ended && reader.finished)) run.over = true;
+      else if (run.ended) throw new Error("the stream ended early");
+      else if (meter.endless && !reader.finished) cutAt(run, undefined);
+      else await read(run);
     }
-    if (pieces === undefined) return;
+  } catch (error) {
+    run.over = true;
+    run.error = error;
+  }
+  // What came before a broken event was produced and is paid for, so it is delivered
+  return reader.forward();
+}
+
+/** @returns false where what is held does not pay for the next one */
+function takePayloads(run: Run): boolean {
+  for (; run.next < run.payloads.length; run.next++) {
+    const payload = run.payloads[run.next];
+    if (payload !== undefined && !run.reader.take(payload)) return false;
+  }
+  return true;
+}
+
+async function read(run: Run): Promise<void> {
+  const { exchange, splitter, reader } = run;
+  if (reader.finished) run.afterword ??= setTimeout(() => exchange.cancel(), AFTERWORD);
+  const pieces = await exchange.read();
+  run.next = 0;
+  run.ended = pieces === undefined;
+  const last = run.ended ? splitter.end() : undefined;
+  run.payloads = pieces?.flatMap((piece) => splitter.push(piece)) ?? (last ? [last] : []);
+  for (const piece of pieces ?? []) run.room -= piece.length;
+  if (run.room < 0) throw new Error("the stream is larger than any answer can be");
+}
+
+/** Waits until more is held, while the upstream waits for us; cuts the stream where no more can be. */
+async function payForMore(run: Run): Promise<void> {
+  const { cover, signal } = run.payment;
+  try {
+    await cover?.more(signal);
+  } catch (error) {
+    const stop = stopReasonOf(error);
+    if (stop === undefined) throw error;
+    cutAt(run, stop);
   }
 }
 
-function explain(error: unknown, payment: Payment, upstream: string, log: Log): unknown {
+function cutAt(run: Run, stop: StopReason | undefined): void {
+  run.over = true;
+  if (!run.reader.finished) run.cut = { stop };
+}
+
+/** Ends upstream and hold, whatever has happened. @returns the events that end the stream */
+async function settle(run: Run): Promise<Buffer> {
+  const { payment, exchange, reader, meter, cut } = run;
+  run.settled = true;
+  clearTimeout(run.afterword);
+  if (reader.done) exchange.discard();
+  else exchange.cancel();
+  // Once every answer has finished, a broken line behind it harms nobody
+  const failure = run.error !== undefined && !reader.finished ? explain(run) : undefined;
+  const usage = meter.usage(reader.finished);
+  const produced = meter.started || reader.finished || cut !== undefined;
+  const cost = produced ? await payment.capture(usage) : await payment.void();
+  if (failure !== undefined) throw failure;
+  const bill = usageBody(usage, cost ?? 0n, undefined);
+  return cut === undefined ? reader.finale(bill) : reader.cut(bill, cut.stop);
+}
+
+function explain({ error, payment, exchange: { upstream }, log }: Run): unknown {
   noteCause(error, payment, upstream, log);
   if (payment.signal.aborted || error instanceof Refusal) return error;
   log.warn({ upstream, hold: payment.id, why: String(error) }, "broken stream");
   return refuse("model_unavailable");
-}
-
-/** A stream whose first event was read already. */
-async function* resume(first: IteratorResult<Buffer, void>, rest: EventStream): EventStream {
-  try {
-    if (first.done) return;
-    yield first.value;
-    yield* rest;
-  } finally {
-    await rest.return();
-  }
 }

@@ -181,7 +181,7 @@ describe("a stream that we cut", () => {
   });
 
   test("was offered each event again that was not paid for yet, and lost none", () => {
-    const cover = { tokens: 3, soon: 2, ask() {} };
+    const cover = { tokens: 3, soon: 2, refused: false, ask() {} };
     const reader = createChunkReader(FACE, createMeter(25, 100, cover));
     const texts = ["ab", "cd", "ef", '"usage":{}'];
     for (const text of texts) {

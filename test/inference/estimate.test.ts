@@ -15,6 +15,10 @@ const PRICE: Price = {
   outputPerMtok: 30_000_000n,
   contextTokens: null,
   maxOutputTokens: 8_192,
+  holdStepTokens: null,
+  imageTokens: null,
+  promptOverheadTokens: null,
+  defaultMaxTokens: null,
   enabled: true,
 };
 const MESSAGES = [{ role: "user", content: "hi" }];

@@ -26,6 +26,7 @@ const running = (id: string, lost = () => {}) => ({
   id,
   checkpoint: () => checkpoint,
   lost,
+  overdue: () => {},
 });
 
 test("every running request is extended with what it has produced, and none that has ended", async () => {

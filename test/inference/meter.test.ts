@@ -128,7 +128,7 @@ test("more than was asked for is certain only once no vocabulary could say it in
 
 test("a stream that outruns its hold asks for more in time, and is charged for no more than is held", () => {
   let asked = 0;
-  const cover = { tokens: 20, soon: 10, ask: () => void asked++ };
+  const cover = { tokens: 20, soon: 10, refused: false, ask: () => void asked++ };
   const meter = createMeter(1, 1_000, cover);
   const event = Buffer.from('[{"delta":{"content":"abcd"}}]');
   expect([1, 2].map(() => meter.count(event))).toEqual([true, true]);
