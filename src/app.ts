@@ -14,6 +14,8 @@ import { createHealth, createHealthDoor } from "./edge/health.js";
 import { managementRoutes } from "./edge/management.js";
 import { createMetrics } from "./edge/metrics.js";
 import { createOpenAiDoor } from "./edge/openai.js";
+import { createOpenRouterDoor, managesKeys } from "./edge/openrouter.js";
+import { openRouterWords } from "./edge/openrouter-words.js";
 import { usageRoutes } from "./edge/usage.js";
 import { webhookRoutes } from "./edge/webhooks.js";
 import { connectHandler } from "./edge/wire/connect.js";
@@ -165,9 +167,17 @@ export async function createApp(
       if (production) await requireAdmin(authorization);
     },
   );
+  const { limitUnit: unit } = config;
   const doors = { inference, limiter, sql, requireChild, log };
-  const openAi = createOpenAiDoor(doors);
+  const openAi = createOpenAiDoor(doors, openRouterWords(unit));
   const anthropic = createAnthropicDoor(doors);
+  const keysDoor = createOpenRouterDoor({
+    sql,
+    pepper: required(pepper, "KEYTOLL_SECRET"),
+    unit,
+    callerOf: authenticator.callerOf,
+    log,
+  });
   const healthDoor = createHealthDoor({ health, metrics, authenticator, production, log });
   const rest = restHandler(
     [...managementRoutes(own), ...usageRoutes(own), ...webhookRoutes(own)],
@@ -181,7 +191,8 @@ export async function createApp(
       const path = pathOf(request);
       metrics.watch(response, routeName(path));
       if (healthDoor(request, response, path) || allowOrigin(request, response)) return;
-      const door = speaksAnthropic(request, path) ? anthropic : openAi;
+      const inferring = speaksAnthropic(request, path) ? anthropic : openAi;
+      const door = managesKeys(path) ? keysDoor : inferring;
       void door(request, response, path).then((handled) => {
         if (!handled) rpc(request, response);
       });

@@ -12,10 +12,12 @@ import { hashPassword, isPassword } from "./password.js";
 import {
   type Account,
   addToPosted,
+  type Credits,
   findAccount,
   findByReferralCode,
   findLogin,
   insertAccount,
+  readCredits,
   readPosted,
   readTransfer,
   selectAccounts,
@@ -118,6 +120,9 @@ export async function getAccount(db: Db, account: Id): Promise<Account> {
   if (!found) throw refuse("not_found");
   return found;
 }
+
+/** What was paid in, and what is left of it: net of usage, open holds and corrections. */
+export const getCredits = (db: Db, account: Id): Promise<Credits> => readCredits(db, account);
 
 /** What waits to be done or was set aside, how old the oldest is, and what the newest pass found. */
 export const getBacklog = (db: Db): Promise<Backlog> => readBacklog(db);

@@ -119,6 +119,22 @@ export async function readTransfer(db: Db, id: Id): Promise<Transfer> {
   return only(await db<Transfer[]>`${TRANSFERS(db)} where t.id = ${id}`);
 }
 
+/** What was ever paid into an account, and what of it is left to spend. */
+export interface Credits {
+  credited: Ngonka;
+  available: Ngonka;
+}
+
+export async function readCredits(db: Db, account: Id): Promise<Credits> {
+  return only(
+    await db<Credits[]>`
+      select a.posted - a.accrued - a.held as available,
+             (select coalesce(sum(t.amount), 0)::bigint from transfer t
+               where t.credit_account = a.id) as credited
+        from account a where a.id = ${account}`,
+  );
+}
+
 /** An account's transfers, newest first, one row more than the page has. */
 export async function selectTransfers(db: Db, account: Id, page: Page): Promise<Transfer[]> {
   return await db<Transfer[]>`

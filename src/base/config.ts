@@ -1,5 +1,6 @@
 import { isIP } from "node:net";
 import { resolve } from "node:path";
+import { GNK, type Unit, unitByRate } from "./unit.js";
 
 /** Everything the environment decides. Ports: 0 means a free one. */
 export interface Config {
@@ -20,6 +21,8 @@ export interface Config {
   upstreamsFile: string | undefined;
   /** Private ranges, as CIDR, that webhooks may go to. */
   webhookAllowPrivate: string[];
+  /** Of limits and amounts at the doors for OpenRouter's clients. */
+  limitUnit: Unit;
   logLevel: string;
 }
 
@@ -33,6 +36,8 @@ const KNOWN = [
   "KEYTOLL_UPSTREAM_KEY",
   "KEYTOLL_UPSTREAMS_FILE",
   "KEYTOLL_WEBHOOK_ALLOW_PRIVATE",
+  "KEYTOLL_LIMIT_UNIT",
+  "KEYTOLL_USD_PER_GNK",
   "KEYTOLL_LOG_LEVEL",
 ] as const;
 const LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"];
@@ -72,6 +77,7 @@ export function readConfig(env: Env): Config {
     upstreamKey: text(env, "KEYTOLL_UPSTREAM_KEY"),
     upstreamsFile: text(env, "KEYTOLL_UPSTREAMS_FILE"),
     webhookAllowPrivate: ranges(env, "KEYTOLL_WEBHOOK_ALLOW_PRIVATE"),
+    limitUnit: limitUnit(env),
     logLevel,
   };
 }
@@ -110,6 +116,19 @@ function ranges(env: Env, name: string): string[] {
     }
   }
   return list;
+}
+
+function limitUnit(env: Env): Unit {
+  const name = text(env, "KEYTOLL_LIMIT_UNIT") ?? "gnk";
+  const rate = text(env, "KEYTOLL_USD_PER_GNK");
+  if (name === "gnk") {
+    if (rate === undefined) return GNK;
+    throw new Error("KEYTOLL_USD_PER_GNK: only with KEYTOLL_LIMIT_UNIT=usd");
+  }
+  if (name !== "usd") throw new Error(`KEYTOLL_LIMIT_UNIT: "${name}" is none of gnk, usd`);
+  const unit = rate === undefined ? undefined : unitByRate(rate);
+  if (unit) return unit;
+  throw new Error(`KEYTOLL_USD_PER_GNK: "${rate ?? ""}" is not a price like 0.0125`);
 }
 
 function adminToken(env: Env): string | undefined {

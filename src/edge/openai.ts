@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { refuse } from "../base/errors.js";
+import { type Refusal, refuse } from "../base/errors.js";
 import { newId } from "../base/ids.js";
 import type { Log } from "../base/log.js";
 import { SECOND } from "../base/time.js";
@@ -8,16 +8,18 @@ import { admit } from "../inference/admit.js";
 import { CHAT } from "../inference/chat.js";
 import { EMBEDDINGS, parseEmbeddingRequest } from "../inference/embeddings.js";
 import type { Inference } from "../inference/inference.js";
+import type { Kind } from "../inference/kind.js";
 import { type Model, OWNED_BY } from "../inference/models.js";
+import type { ChatRequest } from "../inference/parameters.js";
 import { parseChatRequest } from "../inference/request.js";
 import type { ChildCaller } from "../keys/caller.js";
 import { getChildOfCaller } from "../keys/child-keys.js";
 import type { RateAnswer, RateLimiter } from "../keys/rate-limit.js";
-import { sendEvents } from "./event-stream.js";
+import { type StreamWords, sendEvents } from "./event-stream.js";
 import { completeFor, streamFor } from "./inferring.js";
 import { keyBody } from "./openai-key.js";
 import { OPENAI_WORDS } from "./openai-stream.js";
-import { readBody, sendError, sendJson } from "./wire/answer.js";
+import { errorAnswer, readBody, refuseWith, sendJson } from "./wire/answer.js";
 
 export interface OpenAiDeps {
   inference: Inference;
@@ -26,6 +28,18 @@ export interface OpenAiDeps {
   /** Tells whose `gc-` key a bearer header has. @throws invalid_api_key, wrong_key_kind */
   requireChild(authorization: string | undefined): Promise<ChildCaller>;
   log: Log;
+}
+
+/** What differs between callers of /v1 and of /api/v1: the words, never what is done. */
+export interface Words {
+  chat: Kind<ChatRequest>;
+  /** @throws invalid_request_error */
+  readChat(body: Buffer): ChatRequest;
+  model(model: Model): object;
+  /** @throws invalid_request_error by the name of a query's parameter */
+  models(models: Model[], query: URLSearchParams): object;
+  refusal(refusal: Refusal): { status: number; body: object };
+  stream: StreamWords;
 }
 
 /**
@@ -46,11 +60,15 @@ export interface Visit {
   requestId: string;
 }
 
-export type Serve = (deps: OpenAiDeps, visit: Visit, caller: ChildCaller) => Promise<void>;
+interface Spoken extends Visit {
+  words: Words;
+}
 
-export interface Route {
+export type Serve<V = Visit> = (deps: OpenAiDeps, visit: V, caller: ChildCaller) => Promise<void>;
+
+export interface Route<V = Visit> {
   verb: "GET" | "POST";
-  serve: Serve;
+  serve: Serve<V>;
 }
 
 export const MAX_BODY_BYTES = 10 * 1024 * 1024;
@@ -60,27 +78,31 @@ export const MODELS = "/v1/models/";
  * The plain-HTTP doors of inference in OpenAI's dialect: chat completions, embeddings, models, and the
  * caller's own key; under /v1 and the same under /api/v1. Callers show a `gc-` key as bearer or in
  * `x-api-key`.
+ *
+ * @param openRouter how callers under /api/v1 are spoken to
  */
-export function createOpenAiDoor(deps: OpenAiDeps): Door {
+export function createOpenAiDoor(deps: OpenAiDeps, openRouter: Words): Door {
   return async (request, response, path) => {
-    const route = routeOf(path.startsWith("/api/") ? path.slice("/api".length) : path);
+    const isOurs = !path.startsWith("/api/");
+    const route = routeOf(isOurs ? path : path.slice("/api".length));
     if (route === undefined) return false;
     const requestId = newId();
+    const words = isOurs ? OPENAI : openRouter;
     try {
       if (request.method !== route.verb) {
         response.setHeader("allow", route.verb);
         throw refuse("method_not_allowed");
       }
       const caller = await deps.requireChild(authorizationOf(request));
-      await route.serve(deps, { request, response, requestId }, caller);
+      await route.serve(deps, { request, response, requestId, words }, caller);
     } catch (error) {
-      sendError(response, error, requestId, deps.log);
+      refuseWith(response, error, requestId, deps.log, words.refusal);
     }
     return true;
   };
 }
 
-function routeOf(path: string): Route | undefined {
+function routeOf(path: string): Route<Spoken> | undefined {
   switch (path) {
     case "/v1/chat/completions":
       return { verb: "POST", serve: chat };
@@ -96,22 +118,23 @@ function routeOf(path: string): Route | undefined {
   }
 }
 
+/** The bearer of a request; a key in `x-api-key` stands for one where there is none. */
 export function authorizationOf({ headers }: IncomingMessage): string | undefined {
   const key = headers["x-api-key"];
   if (headers.authorization !== undefined || key === undefined) return headers.authorization;
   return `Bearer ${key}`;
 }
 
-const chat: Serve = async ({ inference, limiter, log }, visit, caller) => {
-  const { request, response, requestId } = visit;
+const chat: Serve<Spoken> = async ({ inference, limiter, log }, visit, caller) => {
+  const { request, response, requestId, words } = visit;
   await admit(limiter, caller, (rate) => tellRate(response, rate));
-  const asked = parseChatRequest(await readBody(request, response, MAX_BODY_BYTES));
+  const asked = words.readChat(await readBody(request, response, MAX_BODY_BYTES));
   const asking = { request, response, requestId, caller, line: lineOf(response) };
   if (!asked.stream) {
-    return sendText(response, await completeFor(inference, asking, CHAT, asked), requestId);
+    return sendText(response, await completeFor(inference, asking, words.chat, asked), requestId);
   }
-  const events = streamFor(inference, asking, CHAT, asked);
-  await sendEvents(events, { response, words: OPENAI_WORDS, requestId, log });
+  const events = streamFor(inference, asking, words.chat, asked);
+  await sendEvents(events, { response, words: words.stream, requestId, log });
 };
 
 const embeddings: Serve = async ({ inference, limiter }, visit, caller) => {
@@ -122,25 +145,26 @@ const embeddings: Serve = async ({ inference, limiter }, visit, caller) => {
   sendText(response, await completeFor(inference, asking, EMBEDDINGS, asked), requestId);
 };
 
-const models: Serve = async ({ inference }, { response, requestId }, caller) => {
-  const data = (await inference.models(caller)).map(modelBody);
-  sendJson(response, 200, { object: "list", data }, requestId);
+const models: Serve<Spoken> = async ({ inference }, visit, caller) => {
+  const { request, response, requestId, words } = visit;
+  const body = words.models(await inference.models(caller), queryOf(request));
+  sendJson(response, 200, body, requestId);
 };
 
 const model =
-  (name: string): Serve =>
-  async ({ inference }, { response, requestId }, caller) => {
+  (name: string): Serve<Spoken> =>
+  async ({ inference }, { response, requestId, words }, caller) => {
     const id = decoded(name);
     const found = (await inference.models(caller)).find((each) => each.id === id);
     if (!found) throw refuse("model_not_found");
-    sendJson(response, 200, modelBody(found), requestId);
+    sendJson(response, 200, words.model(found), requestId);
   };
 
 const ownKey: Serve = async ({ sql }, { response, requestId }, caller) => {
   sendJson(response, 200, keyBody(await getChildOfCaller(sql, caller)), requestId);
 };
 
-const modelBody = ({ id, since, contextTokens, maxOutputTokens }: Model) => ({
+export const modelBody = ({ id, since, contextTokens, maxOutputTokens }: Model) => ({
   id,
   object: "model",
   created: Math.floor(since.getTime() / SECOND),
@@ -148,6 +172,19 @@ const modelBody = ({ id, since, contextTokens, maxOutputTokens }: Model) => ({
   context_tokens: contextTokens,
   max_output_tokens: maxOutputTokens,
 });
+
+const OPENAI: Words = {
+  chat: CHAT,
+  readChat: parseChatRequest,
+  model: modelBody,
+  models: (all) => ({ object: "list", data: all.map(modelBody) }),
+  refusal: errorAnswer,
+  stream: OPENAI_WORDS,
+};
+
+/** What stands behind the path. */
+export const queryOf = ({ url = "" }: IncomingMessage): URLSearchParams =>
+  new URLSearchParams(url.split("?").slice(1).join("?"));
 
 export function tellRate(response: ServerResponse, rate: RateAnswer): void {
   response.setHeader("x-ratelimit-limit-requests", rate.limit);

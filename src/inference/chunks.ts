@@ -9,8 +9,11 @@ export interface Face {
   model: string;
   /** Answers that must finish before the stream is whole. */
   n: number;
-  /** Whether the caller asked for usage: then every chunk has the field, null but in the last. */
-  includeUsage: boolean;
+  /**
+   * Whether the caller asked for usage: then every chunk has the field, null but in the last one,
+   * or only that one has it.
+   */
+  includeUsage: boolean | "last";
   /** Whether chunks carry the odds of tokens, which are many bytes and no tokens. */
   logprobs: boolean;
 }
@@ -207,4 +210,4 @@ const withoutLogprobs = (choices: unknown[]): Buffer =>
 const headOf = ({ id, model }: Face, created: number) =>
   `{"id":"${id}","object":"chat.completion.chunk","created":${created},"model":${JSON.stringify(model)},"choices":`;
 
-const tailOf = ({ includeUsage }: Face) => (includeUsage ? ',"usage":null}' : "}");
+const tailOf = ({ includeUsage }: Face) => (includeUsage === true ? ',"usage":null}' : "}");

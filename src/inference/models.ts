@@ -1,3 +1,4 @@
+import type { TokenPrice } from "../base/money.js";
 import type { PriceBook } from "../pricing/prices.js";
 import type { Payer } from "./payment.js";
 import type { Upstreams } from "./upstreams.js";
@@ -10,6 +11,7 @@ export interface Model {
   /** Null where it is not known. */
   contextTokens: number | null;
   maxOutputTokens: number | null;
+  price: TokenPrice;
 }
 
 /** What every model is owned by, to a caller: nobody in particular. */
@@ -25,11 +27,12 @@ export async function listModels(
   return priced
     .filter(({ enabled, model }) => enabled && upstreams.serves(model))
     .filter(({ model }) => models === null || models.includes(model))
-    .map(({ model, since, contextTokens, maxOutputTokens }) => ({
+    .map(({ model, since, contextTokens, maxOutputTokens, inputPerMtok, outputPerMtok }) => ({
       id: model,
       since,
       contextTokens,
       maxOutputTokens,
+      price: { inputPerMtok, outputPerMtok },
     }))
     .sort((a, b) => (a.id < b.id ? -1 : 1));
 }

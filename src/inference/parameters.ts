@@ -8,8 +8,8 @@ export { isObject, type Json } from "./values.js";
 /** A chat completion as it was asked for, everything that decides its cost read and checked. */
 export interface ChatRequest extends Asked {
   stream: boolean;
-  /** Whether the caller wants the usage at the end of its stream. */
-  includeUsage: boolean;
+  /** Whether the caller wants the usage at the end of its stream, or nowhere else than there. */
+  includeUsage: boolean | "last";
 }
 
 const MAX_N = 5;

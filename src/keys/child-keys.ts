@@ -16,6 +16,7 @@ import {
   readChild,
   rotateChildRow,
   selectChildren,
+  selectChildrenFrom,
   updateChild,
 } from "./store-child.js";
 import { announceKey } from "./store-secret.js";
@@ -26,6 +27,8 @@ export interface ChildRef {
   child: Id;
 }
 export type ChildPatch = Partial<ChildFields & { status: "active" | "disabled" }>;
+/** A patch that depends on what is: asked for under the account's lock. */
+export type ChildChange = ChildPatch | ((before: ChildKey) => ChildPatch);
 
 /**
  * Mints a child key.
@@ -85,6 +88,17 @@ export async function listChildKeys(
   return toPage(await selectChildren(db, managementKey, filter, page), page);
 }
 
+/** As `listChildKeys`, without deleted ones and from a place in the list on. @throws not_found */
+export async function listChildKeysFrom(
+  db: Db,
+  manager: Manager,
+  managementKey: Id,
+  part: { offset: number; limit: number; disabled: boolean },
+): Promise<ChildKey[]> {
+  await getManagementKey(db, manager, managementKey);
+  return await selectChildrenFrom(db, managementKey, part);
+}
+
 /**
  * Changes the fields of the patch, everywhere at once: authorize reads the row. What is the same
  * already changes nothing. A change of limits counts from the account's time on and is kept for
@@ -97,11 +111,12 @@ export async function changeChildKey(
   sql: Sql,
   manager: Manager,
   ref: ChildRef,
-  patch: ChildPatch,
+  change: ChildChange,
 ): Promise<ChildKey> {
-  const wanted = checkChildFields(patch);
+  const patch = typeof change === "function" ? undefined : checkChildFields(change);
   return await changeKeys(sql, manager, async (tx, at) => {
     const before = await findUndeleted(tx, manager, ref);
+    const wanted = typeof change === "function" ? checkChildFields(change(before)) : (patch ?? {});
     const changed = differences(before, wanted);
     if (Object.keys(changed).length === 0) return before;
     checkExpiry(changed.expiresAt, at);

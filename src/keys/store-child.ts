@@ -68,6 +68,19 @@ export async function selectChildren(
      order by v.id desc limit ${page.limit + 1}`;
 }
 
+/** Newest first, without deleted ones; `disabled` tells whether disabled ones are among them. */
+export async function selectChildrenFrom(
+  db: Db,
+  managementKey: Id,
+  { offset, limit, disabled }: { offset: number; limit: number; disabled: boolean },
+): Promise<ChildKey[]> {
+  return await db<ChildKey[]>`
+    ${CHILDREN(db)}
+     where c.management_key_id = ${managementKey} and c.status <> 'deleted'
+       and (${disabled} or c.status <> 'disabled')
+     order by c.id desc limit ${limit} offset ${offset}`;
+}
+
 interface NewChildRow {
   id: Id;
   account: Id;

@@ -35,6 +35,7 @@ const UNKNOWN: Credential[] = [
 const KNOWN: Credential[] = ["owner", "gm", "gc", "admin"];
 const OWNER: Credential[] = ["owner"];
 const MANAGERS: Credential[] = ["owner", "gm"];
+const MANAGEMENT: Credential[] = ["gm"];
 const CHILD: Credential[] = ["gc"];
 const ADMIN_ONLY: Credential[] = ["admin"];
 
@@ -93,6 +94,7 @@ describe.each([
 });
 
 const KEYS = "/api/management/keys";
+const hashOf = (w: World) => w.children.active.id.replaceAll("-", "");
 const ROUTES: [name: string, route: (w: World) => string, allowed: Credential[]][] = [
   ["GET /api/account", () => "GET /api/account", OWNER],
   ["GET /api/account/transfers", () => "GET /api/account/transfers", OWNER],
@@ -149,7 +151,13 @@ const ROUTES: [name: string, route: (w: World) => string, allowed: Credential[]]
   ["GET /v1/key", () => "GET /v1/key", CHILD],
   ["POST /api/v1/chat/completions", () => "POST /api/v1/chat/completions", CHILD],
   ["GET /api/v1/models", () => "GET /api/v1/models", CHILD],
-  ["GET /api/v1/key", () => "GET /api/v1/key", CHILD],
+  ["GET /api/v1/key", () => "GET /api/v1/key", [...MANAGEMENT, ...CHILD]],
+  ["GET /api/v1/credits", () => "GET /api/v1/credits", MANAGEMENT],
+  ["GET /api/v1/keys", () => "GET /api/v1/keys", MANAGEMENT],
+  ["POST /api/v1/keys", () => "POST /api/v1/keys", MANAGEMENT],
+  ["GET /api/v1/keys/:hash", (w) => `GET /api/v1/keys/${hashOf(w)}`, MANAGEMENT],
+  ["PATCH /api/v1/keys/:hash", (w) => `PATCH /api/v1/keys/${hashOf(w)}`, MANAGEMENT],
+  ["DELETE /api/v1/keys/:hash", (w) => `DELETE /api/v1/keys/${hashOf(w)}`, MANAGEMENT],
 ];
 
 /** A body that the route would take, so that only the credential is at fault. */

@@ -104,15 +104,15 @@ describe.each(["/v1", "/api/v1"])("POST %s/chat/completions refuses by name", (r
 
   test("a limit that is reached, with what is left of it and no word of the balance", async () => {
     const { json, headers } = await ask(route, (w) => w.children.poor.secret, good);
-    expect(json).toMatchObject({
-      error: {
-        type: "child_key_limit",
-        code: "child_key_limit_exceeded",
-        daily_remaining: "0",
-        resets_at: expect.stringMatching(/T00:00:00\.000Z$/),
-      },
+    const error = json.error as { type: string; metadata?: object };
+    const facts = error.metadata ?? error;
+    expect(error.type).toBe("child_key_limit");
+    expect(facts).toMatchObject({
+      code: "child_key_limit_exceeded",
+      daily_remaining: "0",
+      resets_at: expect.stringMatching(/T00:00:00\.000Z$/),
     });
-    expect(json.error).not.toHaveProperty("monthly_remaining");
+    expect(facts).not.toHaveProperty("monthly_remaining");
     expect(headers.get("x-should-retry")).toBe("false");
   });
 });

@@ -54,8 +54,10 @@ export const inRpc = (reason: string, param?: string): Outcome => ({
   param,
 });
 
+/** The words of a refusal, which stand in `metadata` for OpenRouter's clients. */
 export function outcomeOfRest({ status, json }: RestAnswer): Outcome {
-  const error = (json.error ?? {}) as Record<string, string>;
+  const { metadata, ...plain } = (json.error ?? {}) as Record<string, unknown>;
+  const error = (metadata ?? plain) as Record<string, string>;
   return { status, reason: error.code ?? JSON.stringify(json), param: error.param };
 }
 

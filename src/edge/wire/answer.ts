@@ -29,11 +29,14 @@ export function sendError(
   requestId: string,
   log: Log,
 ): void {
-  refuseWith(response, error, requestId, log, (refusal) => ({
-    status: refusal.meaning.http,
-    body: { error: errorBody(refusal) },
-  }));
+  refuseWith(response, error, requestId, log, errorAnswer);
 }
+
+/** A refusal as our own routes and OpenAI's answer it. */
+export const errorAnswer = (refusal: Refusal): { status: number; body: object } => ({
+  status: refusal.meaning.http,
+  body: { error: errorBody(refusal) },
+});
 
 /** As `sendError`, in the form that `bodyOf` gives to a refusal. */
 export function refuseWith(

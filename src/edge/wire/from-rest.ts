@@ -126,7 +126,8 @@ function readMessage(schema: DescMessage, value: JsonValue, path: string): Refle
   return target;
 }
 
-function readTime(value: JsonValue, path: string): Date {
+/** A time in ISO 8601, UTC. @throws invalid_request_error */
+export function readTime(value: JsonValue, path: string): Date {
   const problem = 'must be an ISO 8601 time in UTC, like "2026-11-23T12:00:00Z"';
   const match = typeof value === "string" ? UTC.exec(value) : null;
   if (!match || typeof value !== "string") throw refuseField(path, problem);

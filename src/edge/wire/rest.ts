@@ -174,7 +174,8 @@ function callerOf(
   };
 }
 
-function parseBody(body: Buffer): JsonObject {
+/** A body that is a JSON object; an empty one is {}. @throws invalid_request_error */
+export function parseBody(body: Buffer): JsonObject {
   if (body.length === 0) return {};
   let json: JsonValue;
   try {
