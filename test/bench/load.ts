@@ -5,8 +5,10 @@ import { elapsed, pause } from "../../src/base/time.js";
 export interface Load {
   url: string;
   path: string;
-  /** Bearer keys, for the connections in turn. */
+  /** Bearer keys: one for each connection, in turn. */
   keys: string[];
+  /** True: any of them for each request instead, so that many are in use at once. */
+  anyKey?: boolean;
   body: string;
   seconds: number;
   /** Connections, each with one request at a time. */
@@ -22,6 +24,8 @@ export interface LoadFigures {
   p99: number;
   /** Answers other than 200. */
   failed: number;
+  /** Requests of the whole run, those of its warm-up included. */
+  total: number;
 }
 
 const WARM_UP_MS = 2_000;
@@ -35,11 +39,14 @@ type Call = () => Promise<boolean>;
 /** A kept-alive connection of its own, in as little CPU time as node allows. */
 function openCall(load: Load, index: number): Call {
   const { hostname, port, host } = new URL(load.url);
-  const key = load.keys[index % load.keys.length];
-  const request = Buffer.from(
-    `POST ${load.path} HTTP/1.1\r\nhost: ${host}\r\nauthorization: Bearer ${key}\r\n` +
-      `content-type: application/json\r\ncontent-length: ${Buffer.byteLength(load.body)}\r\n\r\n${load.body}`,
-  );
+  const requestWith = (key = "") =>
+    Buffer.from(
+      `POST ${load.path} HTTP/1.1\r\nhost: ${host}\r\nauthorization: Bearer ${key}\r\n` +
+        `content-type: application/json\r\ncontent-length: ${Buffer.byteLength(load.body)}\r\n\r\n${load.body}`,
+    );
+  const own = requestWith(load.keys[index % load.keys.length]);
+  const request = () =>
+    load.anyKey ? requestWith(load.keys[Math.floor(Math.random() * load.keys.length)]) : own;
   const socket = connect(Number(port), hostname);
   let bytes = Buffer.alloc(0);
   let answered: (ok: boolean) => void = () => {};
@@ -60,7 +67,7 @@ function openCall(load: Load, index: number): Call {
   return () =>
     new Promise((resolve) => {
       answered = resolve;
-      socket.write(request);
+      socket.write(request());
     });
 }
 
@@ -68,9 +75,11 @@ async function run(load: Load): Promise<LoadFigures> {
   const times: number[] = [];
   let failed = 0;
   let phase: "warming" | "measuring" | "over" = "warming";
+  let total = 0;
   const timed = async (call: Call) => {
     const start = elapsed();
     const ok = await call();
+    total += 1;
     if (phase !== "measuring") return;
     times.push(elapsed() - start);
     if (!ok) failed += 1;
@@ -92,7 +101,7 @@ async function run(load: Load): Promise<LoadFigures> {
   const at = (share: number) =>
     Number((times[Math.floor(times.length * share)] ?? Number.NaN).toFixed(3));
   const perSecond = Math.round((times.length * 1_000) / took);
-  return { perSecond, p50: at(0.5), p99: at(0.99), failed };
+  return { perSecond, p50: at(0.5), p99: at(0.99), failed, total };
 }
 
 async function flatOut(work: () => Promise<void>, isOver: () => boolean): Promise<void> {

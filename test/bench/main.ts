@@ -9,15 +9,18 @@ import { benchGrpc } from "./grpc.js";
 import { baselineFigures, engineFigures, type Figures } from "./holds.js";
 import { benchReset } from "./reset.js";
 import { benchSettle } from "./settle.js";
+import { benchStreams } from "./streams.js";
 import { benchWipe } from "./wipe.js";
 
-const USAGE = `Usage: npm run bench -- holds|cycles|alone|gateway|grpc|flat|expiry|wipe|reset|settle
+const USAGE = `Usage: npm run bench -- holds|cycles|alone|gateway|grpc|streams|flat|expiry|wipe|reset|settle
              [--seconds N] [--concurrency C] [--json]
 
   holds     holds a second through the engine, against a transaction for each request
   cycles    hold and capture with its usage record, against the same
   alone     one hold at a time, against a round trip of select 1
-  gateway   paid requests a second through a gateway, against a bare node:http + undici proxy
+  gateway   paid requests a second through a gateway, against a bare node:http + undici proxy; what
+            they take of CPU and memory; and any of [--keys 1e5] keys against any of ten
+  streams   [--streams 300] paced streams of 100 tokens a second, all at once: their lateness, memory
   grpc      hold and capture through HoldService, clients in other processes, against cycles
   flat      holds and cycles after years of usage records, against empty tables
             [--records 1e6] [--children 1e5]
@@ -71,10 +74,19 @@ async function benchAlone({ seconds }: Load) {
   }
 }
 
-async function benchPaid(load: Load, json: boolean): Promise<object> {
+async function benchPaid(load: Load, keys: number, json: boolean): Promise<object> {
   const server = await startBenchServer();
   try {
-    return await benchGateway({ ...load, json, databaseUrl: await server.emptyDatabase() });
+    return await benchGateway({ ...load, keys, json, emptyDatabase: server.emptyDatabase });
+  } finally {
+    await server.stop();
+  }
+}
+
+async function benchPaced(seconds: number, streams: number, json: boolean): Promise<object> {
+  const server = await startBenchServer();
+  try {
+    return await benchStreams({ seconds, streams, json, emptyDatabase: server.emptyDatabase });
   } finally {
     await server.stop();
   }
@@ -137,6 +149,7 @@ interface Sizes {
   records: string;
   children: string;
   keys?: string;
+  streams: string;
   json: boolean;
 }
 
@@ -144,7 +157,8 @@ interface Sizes {
 async function run(what: string, load: Load, sizes: Sizes): Promise<object | undefined> {
   if (what === "holds" || what === "cycles") return await benchHolds(what, load);
   if (what === "alone") return await benchAlone(load);
-  if (what === "gateway") return await benchPaid(load, sizes.json);
+  if (what === "gateway") return await benchPaid(load, Number(sizes.keys ?? 1e5), sizes.json);
+  if (what === "streams") return await benchPaced(load.seconds, Number(sizes.streams), sizes.json);
   if (what === "grpc") return await benchHoldService(load, sizes.json);
   if (what === "reset" || what === "settle") {
     return await benchJobs(what, Number(sizes.records), Number(sizes.children));
@@ -167,6 +181,7 @@ async function main(): Promise<number> {
       records: { type: "string", default: "1e6" },
       children: { type: "string", default: "1e5" },
       keys: { type: "string" },
+      streams: { type: "string", default: "300" },
       json: { type: "boolean", default: false },
       help: { type: "boolean", default: false },
     },

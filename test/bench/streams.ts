@@ -1,0 +1,78 @@
+import { cpus } from "node:os";
+import { MODEL, openPaidWorld, type PaidWorld } from "./paid-world.js";
+import { messageOf } from "./processes.js";
+import type { PacedFigures, PacedLoad } from "./streams-load.js";
+
+export interface StreamsBench {
+  emptyDatabase: () => Promise<string>;
+  /** Streams that are open at once, each of 100 tokens a second. */
+  streams: number;
+  seconds: number;
+  json: boolean;
+}
+
+const KEYS = 100;
+export const TOKENS_A_SECOND = 100;
+
+/**
+ * Opens paced streams through one gateway, all at once, and tells whether each got its tokens at
+ * the pace of the upstream, how late they were, and what an open stream takes of memory and of CPU.
+ */
+export async function benchStreams({ emptyDatabase, streams, seconds, json }: StreamsBench) {
+  const world = await openPaidWorld(await emptyDatabase(), KEYS);
+  try {
+    // What the first requests bring into memory is no stream's
+    await drive(world, { streams: 20, seconds: 1 });
+    const idle = world.memory();
+    let most = 0;
+    const watching = setInterval(() => {
+      most = Math.max(most, world.memory());
+    }, 200);
+    const before = world.cpu();
+    const direct = await drive(world, { streams, seconds }, world.upstream);
+    const started = world.cpu();
+    const paid = await drive(world, { streams, seconds });
+    const after = world.cpu();
+    clearInterval(watching);
+    const result = {
+      ...{ bench: "streams", cores: cpus().length, streams, seconds, direct, paid },
+      kb_per_stream: Math.round((most - idle) / 1_024 / streams),
+      gateway_cores: Number(((after.gateway - started.gateway) / paid.seconds).toFixed(2)),
+      idle_cores: Number(((started.gateway - before.gateway) / direct.seconds).toFixed(2)),
+    };
+    if (!json) report(result);
+    return result;
+  } finally {
+    await world.close();
+  }
+}
+
+function report(result: Awaited<ReturnType<typeof benchStreams>>): void {
+  const { streams, cores, direct, paid } = result;
+  const line = (name: string, { share, p50, p99, failed }: PacedFigures) =>
+    console.log(
+      `${name.padEnd(24)}${(share * 100).toFixed(1).padStart(6)} % of the tokens in time   late p50 ${p50} ms   p99 ${p99} ms` +
+        (failed > 0 ? `   ${failed} FAILED` : ""),
+    );
+  console.log(`${streams} streams of ${TOKENS_A_SECOND} tokens/s, ${cores} cores shared by all`);
+  line("upstream alone", direct);
+  line("gateway", paid);
+  console.log(`gateway: ${result.gateway_cores} cores, ${result.kb_per_stream} KB a stream`);
+}
+
+async function drive(
+  world: PaidWorld,
+  extent: { streams: number; seconds: number },
+  url = world.gateway,
+): Promise<PacedFigures> {
+  const child = await world.client("./streams-load.ts");
+  const body = JSON.stringify({
+    model: MODEL,
+    messages: [{ role: "user", content: "Tell me a long story." }],
+    max_tokens: 4_096,
+    stream: true,
+    stream_options: { include_usage: true },
+  });
+  child.send({ ...extent, url, keys: world.keys, body } satisfies PacedLoad);
+  return (await messageOf<{ figures: PacedFigures }>(child)).figures;
+}
