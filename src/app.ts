@@ -92,7 +92,7 @@ export async function createApp(
   const redis = config.redisUrl === undefined ? undefined : openRedis(config.redisUrl);
   const lease = await keepLease(sql, gateway, log);
   const metrics = createMetrics(sql, VERSION);
-  const keyring = createKeyring(sql, config.secrets);
+  const keyring = createKeyring(sql, config.secrets, config.accountLimits);
   const prices = createPriceBook(sql);
   const upstreams = createUpstreams(specs, log);
   metrics.watchUpstreams(upstreams);
@@ -199,6 +199,7 @@ export async function createApp(
     },
     async close() {
       inference.close();
+      limiter.close();
       await Promise.all([sweeper.stop(), forgetting.stop()]);
       await delivery.close();
       await holds.close();

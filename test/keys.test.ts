@@ -115,6 +115,7 @@ describe("authentication", () => {
       managementKey: managementKeyId,
       secretVersion: 1,
       rateLimitRpm: 30,
+      accountLimits: { rateLimitRpm: null, concurrency: null },
       models: ["demo/fast"],
     });
     expect(await doors.keyring.find(gm)).toEqual({

@@ -2,15 +2,19 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { refuseField } from "../base/errors.js";
 import { checkId, checkPage } from "../base/field.js";
+import type { Id } from "../base/ids.js";
 import type { Sql } from "../db/sql.js";
 import type {
+  AccountLimitsSchema,
   CreditAccountRequest,
+  GetAccountLimitsRequest,
   GetStatusRequest,
   GetStatusResponseSchema,
   ListAccountsRequest,
   ListModelPricesRequest,
   ModelPriceSchema,
   ResumeAccountRequest,
+  SetAccountLimitsRequest,
   SetModelPriceRequest,
   SuspendAccountRequest,
 } from "../gen/keytoll/v1/admin_pb.js";
@@ -23,6 +27,8 @@ import {
   suspendAccount,
 } from "./accounts.js";
 import type { Backlog } from "./backlog-store.js";
+import type { AccountRate } from "./limit-store.js";
+import { getAccountRate, setAccountRate } from "./limits.js";
 import { encodeAccount, encodeTransfer } from "./rpc.js";
 
 interface Call {
@@ -44,6 +50,7 @@ export interface AdminHandling {
 /** The handlers of AdminService. */
 export const adminHandlers = (handling: AdminHandling) => ({
   ...adminAccountHandlers(handling),
+  ...adminLimitHandlers(handling),
   ...adminPriceHandlers(handling),
 });
 
@@ -74,6 +81,23 @@ function adminAccountHandlers({ sql, requireAdmin, health }: AdminHandling) {
       await requireAdmin(call.authorization);
       const [backlog, known] = await Promise.all([getBacklog(sql), health()]);
       return { ...known, ...encodeBacklog(backlog) };
+    },
+  };
+}
+
+function adminLimitHandlers({ sql, requireAdmin }: AdminHandling) {
+  return {
+    async setAccountLimits(request: SetAccountLimitsRequest, call: Call) {
+      await requireAdmin(call.authorization);
+      const account = checkId("account_id", request.accountId);
+      const { rateLimitRpm = null, concurrency = null } = request;
+      const rate = await setAccountRate(sql, account, { rateLimitRpm, concurrency });
+      return { accountLimits: encodeLimits(account, rate) };
+    },
+    async getAccountLimits(request: GetAccountLimitsRequest, call: Call) {
+      await requireAdmin(call.authorization);
+      const account = checkId("account_id", request.accountId);
+      return { accountLimits: encodeLimits(account, await getAccountRate(sql, account)) };
     },
   };
 }
@@ -124,6 +148,15 @@ function required(param: string, value: bigint | undefined): bigint {
   if (value === undefined) throw refuseField(param, "is required");
   return value;
 }
+
+const encodeLimits = (
+  accountId: Id,
+  { rateLimitRpm, concurrency }: AccountRate,
+): MessageInitShape<typeof AccountLimitsSchema> => ({
+  accountId,
+  ...(rateLimitRpm !== null && { rateLimitRpm }),
+  ...(concurrency !== null && { concurrency }),
+});
 
 const encodePrice = (price: Price): MessageInitShape<typeof ModelPriceSchema> => ({
   model: price.model,

@@ -23,6 +23,10 @@ export interface Config {
   webhookAllowPrivate: string[];
   /** Of limits and amounts at the doors for OpenRouter's clients. */
   limitUnit: Unit;
+  /** What all keys of an account may send together, unless it is set for the account itself. */
+  accountLimits: { rateLimitRpm: number | null; concurrency: number | null };
+  /** Failed sign-ins that an address may have in any 60 s; null: not counted. */
+  failedAuthRpm: number | null;
   logLevel: string;
 }
 
@@ -38,10 +42,15 @@ const KNOWN = [
   "KEYTOLL_WEBHOOK_ALLOW_PRIVATE",
   "KEYTOLL_LIMIT_UNIT",
   "KEYTOLL_USD_PER_GNK",
+  "KEYTOLL_ACCOUNT_RPM",
+  "KEYTOLL_ACCOUNT_CONCURRENCY",
+  "KEYTOLL_FAILED_AUTH_RPM",
   "KEYTOLL_LOG_LEVEL",
 ] as const;
 const LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"];
 const MIN_SECRET_BYTES = 32;
+const MAX_LIMIT = 1_000_000;
+const FAILED_AUTH_RPM = 30;
 
 /**
  * Reads the configuration: a pure function of the environment.
@@ -78,6 +87,11 @@ export function readConfig(env: Env): Config {
     upstreamsFile: text(env, "KEYTOLL_UPSTREAMS_FILE"),
     webhookAllowPrivate: ranges(env, "KEYTOLL_WEBHOOK_ALLOW_PRIVATE"),
     limitUnit: limitUnit(env),
+    accountLimits: {
+      rateLimitRpm: limit(env, "KEYTOLL_ACCOUNT_RPM", 0),
+      concurrency: limit(env, "KEYTOLL_ACCOUNT_CONCURRENCY", 0),
+    },
+    failedAuthRpm: limit(env, "KEYTOLL_FAILED_AUTH_RPM", FAILED_AUTH_RPM),
     logLevel,
   };
 }
@@ -94,6 +108,15 @@ function port(env: Env, name: string, fallback: number): number {
     throw new Error(`${name}: "${value}" is not a port (0 to 65535; 0 means a free one)`);
   }
   return Number(value);
+}
+
+/** How many; null for 0, which means no limit. */
+function limit(env: Env, name: string, fallback: number): number | null {
+  const value = text(env, name) ?? String(fallback);
+  if (!/^[0-9]{1,7}$/.test(value) || Number(value) > MAX_LIMIT) {
+    throw new Error(`${name}: "${value}" is not a number from 0 to ${MAX_LIMIT} (0: no limit)`);
+  }
+  return Number(value) || null;
 }
 
 function url(env: Env, name: string, protocols: string[]): string | undefined {

@@ -17,6 +17,17 @@ create table account (
   constraint account_pkey PRIMARY KEY (id)
 ) with (fillfactor=20);
 
+create table account_rate (
+  account_id uuid not null,
+  rate_limit_rpm integer,
+  concurrency integer,
+  updated_at timestamp with time zone not null,
+  constraint account_rate_account_id_fkey FOREIGN KEY (account_id) REFERENCES account(id),
+  constraint account_rate_concurrency_check CHECK ((concurrency >= 0)),
+  constraint account_rate_pkey PRIMARY KEY (account_id),
+  constraint account_rate_rate_limit_rpm_check CHECK ((rate_limit_rpm >= 0))
+);
+
 create table audit_event (
   id bigint not null generated always as identity,
   account_id uuid,

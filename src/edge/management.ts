@@ -69,6 +69,8 @@ function adminRoutes(services: ServiceTable): RestRoute[] {
     restRoute(services, { on: `POST ${account}/credits`, method: method.creditAccount }),
     restRoute(services, { on: `POST ${account}/suspend`, method: method.suspendAccount }),
     restRoute(services, { on: `POST ${account}/resume`, method: method.resumeAccount }),
+    restRoute(services, { on: `PUT ${account}/limits`, method: method.setAccountLimits }),
+    restRoute(services, { on: `GET ${account}/limits`, method: method.getAccountLimits }),
     restRoute(services, { on: "GET /api/admin/models", method: method.listModelPrices }),
     restRoute(services, { on: "PUT /api/admin/models/*model", method: method.setModelPrice }),
     restRoute(services, { on: "GET /api/admin/status", method: method.getStatus }),

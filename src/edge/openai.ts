@@ -125,9 +125,20 @@ export function authorizationOf({ headers }: IncomingMessage): string | undefine
   return `Bearer ${key}`;
 }
 
-const chat: Serve<Spoken> = async ({ inference, limiter, log }, visit, caller) => {
+/** A request that is paid for: it is counted while it runs. */
+const admitted =
+  <V extends Visit>(serve: Serve<V>): Serve<V> =>
+  async (deps, visit, caller) => {
+    const leave = await admit(deps.limiter, caller, (rate) => tellRate(visit.response, rate));
+    try {
+      await serve(deps, visit, caller);
+    } finally {
+      leave();
+    }
+  };
+
+const chat: Serve<Spoken> = admitted(async ({ inference, log }, visit, caller) => {
   const { request, response, requestId, words } = visit;
-  await admit(limiter, caller, (rate) => tellRate(response, rate));
   const asked = words.readChat(await readBody(request, response, MAX_BODY_BYTES));
   const asking = { request, response, requestId, caller, line: lineOf(response) };
   if (!asked.stream) {
@@ -135,15 +146,14 @@ const chat: Serve<Spoken> = async ({ inference, limiter, log }, visit, caller) =
   }
   const events = streamFor(inference, asking, words.chat, asked);
   await sendEvents(events, { response, words: words.stream, requestId, log });
-};
+});
 
-const embeddings: Serve = async ({ inference, limiter }, visit, caller) => {
+const embeddings: Serve = admitted(async ({ inference }, visit, caller) => {
   const { request, response, requestId } = visit;
-  await admit(limiter, caller, (rate) => tellRate(response, rate));
   const asked = parseEmbeddingRequest(await readBody(request, response, MAX_BODY_BYTES));
   const asking = { request, response, requestId, caller, line: lineOf(response) };
   sendText(response, await completeFor(inference, asking, EMBEDDINGS, asked), requestId);
-};
+});
 
 const models: Serve<Spoken> = async ({ inference }, visit, caller) => {
   const { request, response, requestId, words } = visit;

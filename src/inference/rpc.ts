@@ -30,18 +30,26 @@ export interface InferenceHandling {
 export const inferenceHandlers = ({ inference, limiter, requireChild }: InferenceHandling) => ({
   async createChatCompletion(request: CreateChatCompletionRequest, call: Call) {
     const caller = await requireChild(call.authorization);
-    await admit(limiter, caller);
-    const asked = parseChatRequest(toBody(request, false));
-    return toCompletion(await inference.complete(caller, CHAT, asked, lineOf(call)));
+    const leave = await admit(limiter, caller);
+    try {
+      const asked = parseChatRequest(toBody(request, false));
+      return toCompletion(await inference.complete(caller, CHAT, asked, lineOf(call)));
+    } finally {
+      leave();
+    }
   },
 
   async *streamChatCompletion({ completion }: StreamChatCompletionRequest, call: Call) {
     const caller = await requireChild(call.authorization);
-    await admit(limiter, caller);
-    if (completion === undefined) throw refuseField("completion", "must be set");
-    const asked = parseChatRequest(toBody(completion, true));
-    for await (const events of await inference.stream(caller, CHAT, asked, lineOf(call))) {
-      for (const payload of payloadsOf(events)) yield toChunk(payload);
+    const leave = await admit(limiter, caller);
+    try {
+      if (completion === undefined) throw refuseField("completion", "must be set");
+      const asked = parseChatRequest(toBody(completion, true));
+      for await (const events of await inference.stream(caller, CHAT, asked, lineOf(call))) {
+        for (const payload of payloadsOf(events)) yield toChunk(payload);
+      }
+    } finally {
+      leave();
     }
   },
 

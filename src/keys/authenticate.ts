@@ -5,14 +5,24 @@ import type { Id } from "../base/ids.js";
 import { MINUTE, now } from "../base/time.js";
 import { listen } from "../db/listen.js";
 import type { Sql } from "../db/sql.js";
-import type { KeyCaller } from "./caller.js";
+import type { AccountLimits, KeyCaller } from "./caller.js";
 import { works } from "./key.js";
 import { hashSecret, type KeyKind, kindOfSecret } from "./secret.js";
-import { type ChildFacts, type Found, findBySecret, findChildById } from "./store-secret.js";
+import {
+  type ChildFacts,
+  type FoundChild,
+  type FoundManagement,
+  findBySecret,
+  findChildById,
+} from "./store-secret.js";
 
 /** About 0.5 kB each. */
 const MAX_CACHED = 50_000;
 const TTL = MINUTE;
+
+type Found = FoundManagement | (FoundChild & { accountLimits: AccountLimits });
+
+const UNLIMITED: AccountLimits = { rateLimitRpm: null, concurrency: null };
 
 export interface Keyring {
   /**
@@ -24,8 +34,8 @@ export interface Keyring {
    * where there is none.
    */
   findChild(id: Id): Promise<ChildFacts | undefined>;
-  /** Forgets a key, and for a management key its children. */
-  evict(key: Id): void;
+  /** Forgets a key, for a management key its children too, for an account all its keys. */
+  evict(id: Id): void;
   stop(): Promise<void>;
 }
 
@@ -34,9 +44,14 @@ export interface Keyring {
  * change. Status, expiry and grace are judged by the clock at each use; what is spent is decided by
  * authorize alone, which reads the rows again. Unknown secrets are never cached.
  *
- * @param secrets peppers, newest first
+ * @param secrets  peppers, newest first
+ * @param defaults what an account may send for which the operator has set nothing else
  */
-export function createKeyring(sql: Sql, secrets: readonly string[]): Keyring {
+export function createKeyring(
+  sql: Sql,
+  secrets: readonly string[],
+  defaults: AccountLimits = UNLIMITED,
+): Keyring {
   const cache = createCache();
   const children = new LRUCache<Id, ChildFacts>({ max: MAX_CACHED, ttl: TTL });
   // Names in the cache are hashes too, so that no secret stays in memory; of this process alone,
@@ -63,7 +78,8 @@ export function createKeyring(sql: Sql, secrets: readonly string[]): Keyring {
   async function lookUp(kind: KeyKind, secret: string, name: string): Promise<Found | undefined> {
     const seen = changes;
     const hashes = secrets.map((pepper) => hashSecret(secret, pepper));
-    const found = await findBySecret(sql, kind, hashes);
+    const row = await findBySecret(sql, kind, hashes);
+    const found = row && withLimits(row, defaults);
     if (found && seen === changes) cache.put(name, found);
     return found;
   }
@@ -135,7 +151,19 @@ function createCache() {
 }
 
 const idsOf = (row: Found): Id[] =>
-  row.kind === "child" ? [row.key, row.managementKey] : [row.key];
+  row.kind === "child" ? [row.key, row.managementKey, row.account] : [row.key];
+
+function withLimits(row: FoundManagement | FoundChild, defaults: AccountLimits): Found {
+  if (row.kind === "management") return row;
+  const inForce = (own: number | null, usual: number | null) => (own === 0 ? null : (own ?? usual));
+  return {
+    ...row,
+    accountLimits: {
+      rateLimitRpm: inForce(row.accountRpm, defaults.rateLimitRpm),
+      concurrency: inForce(row.accountConcurrency, defaults.concurrency),
+    },
+  };
+}
 
 function mayPass(found: Found): boolean {
   const at = now();
@@ -151,6 +179,9 @@ function toCaller(found: Found): KeyCaller {
     const { kind, key: managementKey, access } = found;
     return { kind, account, managementKey, secretVersion, access };
   }
-  const { kind, key: child, managementKey, rateLimitRpm, models } = found;
-  return { kind, account, child, managementKey, secretVersion, rateLimitRpm, models };
+  const { kind, key: child, managementKey, rateLimitRpm, accountLimits, models } = found;
+  return {
+    ...{ kind, account, child, managementKey, secretVersion },
+    ...{ rateLimitRpm, accountLimits, models },
+  };
 }

@@ -19,6 +19,14 @@ export interface ManagementCaller {
   access: Access;
 }
 
+/** What all keys of an account may send together; null: no limit. */
+export interface AccountLimits {
+  /** Most requests in any 60 s. */
+  rateLimitRpm: number | null;
+  /** Most requests that run at once. */
+  concurrency: number | null;
+}
+
 /** A `gc-` key: infers. */
 export interface ChildCaller {
   kind: "child";
@@ -28,6 +36,7 @@ export interface ChildCaller {
   secretVersion: number;
   /** Most requests in any 60 s; null: no limit. */
   rateLimitRpm: number | null;
+  accountLimits: AccountLimits;
   /** Models that it may use; null: all. */
   models: string[] | null;
 }

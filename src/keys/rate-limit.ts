@@ -1,8 +1,11 @@
-import { createHash } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import type { Redis } from "ioredis";
 import type { Log } from "../base/log.js";
 import { elapsed, MINUTE, SECOND } from "../base/time.js";
-import { createWindows, type Verdict } from "./rate-window.js";
+import { createSharedCounts, SLOT_LIFE } from "./rate-script.js";
+import { createLocalCounts, type Entry, type Limit, type Said } from "./rate-window.js";
+
+export type { Limit } from "./rate-window.js";
 
 export interface RateAnswer {
   allowed: boolean;
@@ -15,121 +18,160 @@ export interface RateAnswer {
   resetSeconds: number;
 }
 
+/** What a request may do, by all its limits. */
+export interface Admission {
+  /** False where one of the limits had no room: then the request counts against none. */
+  allowed: boolean;
+  /** Whole seconds after which all have room again, if nothing else comes; 0 where it is allowed. */
+  retryAfterSeconds: number;
+  /** What each limit says, in their order. */
+  answers: RateAnswer[];
+  /** Frees the slots of a request that has ended; again is the same. */
+  leave(): void;
+}
+
 export interface RateLimiter {
+  /** Counts a request against all its limits, or against none. */
+  enter(limits: readonly Limit[]): Promise<Admission>;
   /**
    * Counts a request of `key` where no more than `limit` are in any 60 s; a refused one does not
    * count.
+   *
+   * @param name what is limited, for the operator
    */
-  take(key: string, limit: number): Promise<RateAnswer>;
+  take(key: string, limit: number, name?: string): Promise<RateAnswer>;
+  /** For metrics: refusals by the limit's name, and whether gateways count together. */
+  standing(): { refused: ReadonlyMap<string, number>; alone: boolean };
+  close(): void;
 }
 
 /**
  * After a failure, Redis is left alone for so long, so that a slow one does not slow every request.
  */
 const COOL_DOWN = SECOND;
-const MICROSECOND = 1e-3;
+/** Milliseconds that Redis' count of a request may lie behind ours. */
+const SLACK = 100;
 
-/**
- * The list of a key holds the times of its last allowed requests, newest last and never more than
- * its limit, so the request is allowed where the limit-th newest has left the window. Time is
- * Redis' own and never goes back.
- */
-const SCRIPT = `
-local limit, window = tonumber(ARGV[1]), tonumber(ARGV[2])
-local function at(index) return tonumber(redis.call('LINDEX', KEYS[1], index)) end
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local size = redis.call('LLEN', KEYS[1])
-if size > 0 then now = math.max(now, at(-1)) end
-
-local first, behind = 0, size
-while first < behind do
-  local middle = math.floor((first + behind) / 2)
-  if at(middle) > now - window then behind = middle else first = middle + 1 end
-end
-local used = size - first
-if used >= limit then
-  return {0, used, at(size - limit) + window - now, at(first) + window - now}
-end
-local oldest = used > 0 and at(first) or now
-redis.call('RPUSH', KEYS[1], string.format('%.0f', now))
-redis.call('LTRIM', KEYS[1], -limit, -1)
-redis.call('PEXPIRE', KEYS[1], window / 1000)
-return {1, used + 1, 0, oldest + window - now}`;
-const SCRIPT_NAME = createHash("sha1").update(SCRIPT).digest("hex");
-
-/**
- * Counts requests in a sliding window, exactly, in Redis for all gateways together. Without Redis,
- * or while it fails or takes over 100 ms, each gateway counts for itself, and goes on from what it
- * let through before.
- */
-export function createRateLimiter({
-  redis,
-  log,
-}: {
+interface Settings {
   redis: Redis | undefined;
   log: Log;
-}): RateLimiter {
-  const windows = createWindows(MINUTE);
+}
+
+/**
+ * Counts requests exactly, in Redis for all gateways together: those in any 60 s, and those that
+ * run at once. Without Redis, or while it fails or takes over 100 ms, each gateway counts for
+ * itself, and goes on from what it let through before. What a gateway alone has used up, it refuses
+ * without asking.
+ */
+export function createRateLimiter({ redis, log }: Settings): RateLimiter {
+  const local = createLocalCounts(MINUTE);
+  const shared = redis && createSharedCounts(redis, MINUTE);
+  const refused = new Map<string, number>();
+  const ourselves = randomBytes(8).toString("base64url");
+  let entries = 0;
   let failing = false;
   let askAgainAt = 0;
 
-  async function askRedis(store: Redis, key: string, limit: number): Promise<Verdict | undefined> {
+  function failed(error: unknown): void {
+    if (!failing) {
+      // Not the error itself, which carries the script and the caller's key
+      const problem = error instanceof Error ? error.message : "";
+      log.warn({ problem }, "redis fails: each gateway counts rate limits for itself");
+    }
+    failing = true;
+    askAgainAt = elapsed() + COOL_DOWN;
+  }
+
+  async function stayAll(): Promise<void> {
+    if (!shared) return;
+    for (const [key, held] of local.slots) await shared.stay(key, held);
+  }
+  const staying = shared && setInterval(() => failing || stayAll().catch(failed), SLOT_LIFE / 3);
+  staying?.unref();
+
+  async function askRedis(limits: readonly Limit[], entry: Entry) {
+    if (!shared) return undefined;
     if (failing) {
       if (elapsed() < askAgainAt) return undefined;
       // This one request asks, all others wait for what it finds
       askAgainAt = elapsed() + COOL_DOWN;
     }
     try {
-      const verdict = await runScript(store, key, limit);
-      if (failing) log.info("redis answers again: rate limits count for all gateways together");
-      failing = false;
-      return verdict;
-    } catch (error) {
-      if (!failing) {
-        // Not the error itself, which carries the script and the caller's key
-        const problem = error instanceof Error ? error.message : "";
-        log.warn({ problem }, "redis fails: each gateway counts rate limits for itself");
+      const answer = await shared.enter(limits, entry);
+      if (failing) {
+        log.info("redis answers again: rate limits count for all gateways together");
+        failing = false;
+        stayAll().catch(failed);
       }
-      failing = true;
-      askAgainAt = elapsed() + COOL_DOWN;
+      return answer;
+    } catch (error) {
+      failed(error);
       return undefined;
     }
   }
 
+  function leaving(limits: readonly Limit[], entry: Entry): () => void {
+    const slots = limits.filter(({ kind }) => kind === "slots");
+    return () => {
+      for (const { key } of slots.splice(0)) {
+        local.leave(key, entry);
+        shared?.leave(key, entry);
+      }
+    };
+  }
+
+  function refusal(limits: readonly Limit[], said: readonly Said[], slack: number): Admission {
+    const answers = limits.map((limit, i) => toAnswer(limit, said[i], 0, slack));
+    for (const [i, { name }] of limits.entries()) {
+      if (answers[i]?.allowed === false) refused.set(name, (refused.get(name) ?? 0) + 1);
+    }
+    const retryAfterSeconds = Math.max(...answers.map((it) => it.retryAfterSeconds));
+    return { allowed: false, retryAfterSeconds, answers, leave: nothing };
+  }
+
+  async function enter(limits: readonly Limit[]): Promise<Admission> {
+    const before = local.look(limits);
+    if (!roomIn(limits, before)) return refusal(limits, before, shared ? SLACK : 0);
+    const at = elapsed();
+    const entry = `${ourselves}${entries++}`;
+    const answer = await askRedis(limits, entry);
+    const said = answer?.said ?? local.look(limits);
+    if (!(answer?.allowed ?? roomIn(limits, said))) return refusal(limits, said, 0);
+
+    local.count(limits, entry, answer ? at : elapsed());
+    const answers = limits.map((limit, i) => toAnswer(limit, said[i], 1, 0));
+    return { allowed: true, retryAfterSeconds: 0, answers, leave: leaving(limits, entry) };
+  }
+
   return {
-    async take(key, limit) {
-      const shared = redis && (await askRedis(redis, key, limit));
-      if (shared?.allowed) windows.note(key);
-      return toAnswer(shared ?? windows.take(key, limit), limit);
+    enter,
+    async take(key, limit, name = "other") {
+      const { answers } = await enter([{ kind: "rate", name, key, limit }]);
+      return answers[0] as RateAnswer;
     },
+    standing: () => ({ refused, alone: shared === undefined || failing }),
+    close: () => clearInterval(staying),
   };
 }
 
-type ScriptAnswer = [allowed: number, used: number, retry: number, reset: number];
+const nothing = () => {};
 
-async function runScript(redis: Redis, key: string, limit: number): Promise<Verdict> {
-  const args = [`keytoll:rate:${key}`, limit, MINUTE / MICROSECOND] as const;
-  const answer = (await redis.evalsha(SCRIPT_NAME, 1, ...args).catch((error: Error) => {
-    // Redis forgets scripts when it restarts
-    if (error.message.startsWith("NOSCRIPT")) return redis.eval(SCRIPT, 1, ...args);
-    throw error;
-  })) as ScriptAnswer;
-  const [allowed, used, retry, reset] = answer;
-  return {
-    allowed: allowed === 1,
-    used,
-    retryMs: retry * MICROSECOND,
-    resetMs: reset * MICROSECOND,
-  };
-}
+const roomIn = (limits: readonly Limit[], said: readonly Said[]): boolean =>
+  limits.every(({ limit }, i) => (said[i]?.used ?? 0) < limit);
 
-function toAnswer({ allowed, used, retryMs, resetMs }: Verdict, limit: number): RateAnswer {
+/** @param counted how many of the used ones this request is: 1 where it was counted, else 0 */
+function toAnswer(
+  { limit }: Limit,
+  { used, retryMs, resetMs }: Said = { used: 0, retryMs: 0, resetMs: 0 },
+  counted: number,
+  slack: number,
+): RateAnswer {
+  const allowed = used < limit;
   return {
     allowed,
     limit,
-    remaining: Math.max(0, limit - used),
-    retryAfterSeconds: allowed ? 0 : Math.max(1, Math.ceil(retryMs / SECOND)),
+    remaining: Math.max(0, limit - used - counted),
+    retryAfterSeconds: allowed ? 0 : Math.max(1, Math.ceil((retryMs + slack) / SECOND)),
     resetSeconds: Math.max(1, Math.ceil(resetMs / SECOND)),
   };
 }

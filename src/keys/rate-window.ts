@@ -3,14 +3,27 @@ import { elapsed } from "../base/time.js";
 
 const MAX_KEYS = 50_000;
 
-/** What a window says of a request; times in milliseconds. */
-export interface Verdict {
-  allowed: boolean;
-  /** Requests in the window, this one included where it is allowed. */
+/** Names a request to the limits that it holds a slot of. */
+export type Entry = string;
+
+/** What a request is counted against. */
+export interface Limit {
+  /** How many come in any 60 s, or how many run at once. */
+  kind: "rate" | "slots";
+  /** What it limits, for the operator: `key_rpm`. */
+  name: string;
+  /** Who is counted. */
+  key: string;
+  limit: number;
+}
+
+/** What a limit says of a request; times in milliseconds. */
+export interface Said {
+  /** What it had counted before this request. */
   used: number;
-  /** Until one more is allowed; 0 where this one is. */
+  /** Until it has room, where it has none now; 0 for slots, which nobody can foretell. */
   retryMs: number;
-  /** Until the oldest request leaves the window. */
+  /** Until the oldest request that it counts leaves it. */
   resetMs: number;
 }
 
@@ -21,20 +34,19 @@ interface Times {
   first: number;
 }
 
-/**
- * Sliding windows of this process alone, `window` milliseconds long; the least used keys are
- * forgotten first.
- */
-export function createWindows(window: number) {
-  const times = new LRUCache<string, Times>({ max: MAX_KEYS, ttl: window, updateAgeOnGet: true });
+export type LocalCounts = ReturnType<typeof createLocalCounts>;
 
-  function timesOf(key: string, now: number): Times {
+/**
+ * What this process has counted: sliding windows, `window` milliseconds long, of which the least
+ * used are forgotten first, and the slots of what runs.
+ */
+export function createLocalCounts(window: number) {
+  const times = new LRUCache<string, Times>({ max: MAX_KEYS, ttl: window, updateAgeOnGet: true });
+  const slots = new Map<string, Set<Entry>>();
+
+  function timesOf(key: string, now: number): Times | undefined {
     const known = times.get(key);
-    if (!known) {
-      const fresh = { list: [], first: 0 };
-      times.set(key, fresh);
-      return fresh;
-    }
+    if (!known) return undefined;
     while ((known.list[known.first] ?? now) <= now - window) known.first += 1;
     if (known.first > 64 && known.first * 2 > known.list.length) {
       known.list = known.list.slice(known.first);
@@ -43,24 +55,41 @@ export function createWindows(window: number) {
     return known;
   }
 
+  function look({ kind, key, limit }: Limit): Said {
+    if (kind === "slots") return { used: slots.get(key)?.size ?? 0, retryMs: 0, resetMs: 0 };
+    const now = elapsed();
+    const { list, first } = timesOf(key, now) ?? { list: [], first: 0 };
+    const used = list.length - first;
+    const untilGone = (index: number) => (list[index] ?? now) + window - now;
+    const retryMs = used >= limit ? untilGone(list.length - limit) : 0;
+    return { used, retryMs, resetMs: untilGone(first) };
+  }
+
+  function countOne({ kind, key }: Limit, entry: Entry, at: number): void {
+    if (kind === "slots") {
+      const entries = slots.get(key);
+      if (entries) entries.add(entry);
+      else slots.set(key, new Set([entry]));
+      return;
+    }
+    const known = timesOf(key, at);
+    if (known) known.list.push(Math.max(at, known.list.at(-1) ?? at));
+    else times.set(key, { list: [at], first: 0 });
+  }
+
   return {
-    /** Counts a request that was allowed elsewhere. */
-    note(key: string): void {
-      const now = elapsed();
-      timesOf(key, now).list.push(now);
+    /** What each limit would say, without counting. */
+    look: (limits: readonly Limit[]): Said[] => limits.map(look),
+    /** Counts a request that came at `at` (of `elapsed`), whether there is room or not. */
+    count(limits: readonly Limit[], entry: Entry, at: number): void {
+      for (const limit of limits) countOne(limit, entry, at);
     },
-    /** Counts a request where the window has room for it. */
-    take(key: string, limit: number): Verdict {
-      const now = elapsed();
-      const { list, first } = timesOf(key, now);
-      const used = list.length - first;
-      const untilGone = (index: number) => (list[index] ?? now) + window - now;
-      if (used >= limit) {
-        const retryMs = untilGone(list.length - limit);
-        return { allowed: false, used, retryMs, resetMs: untilGone(first) };
-      }
-      list.push(now);
-      return { allowed: true, used: used + 1, retryMs: 0, resetMs: untilGone(first) };
+    leave(key: string, entry: Entry): void {
+      const entries = slots.get(key);
+      entries?.delete(entry);
+      if (entries?.size === 0) slots.delete(key);
     },
+    /** The slots of what runs, by key. */
+    slots: slots as ReadonlyMap<string, ReadonlySet<Entry>>,
   };
 }

@@ -38,6 +38,9 @@ export interface FoundChild extends SecretState {
   parentStatus: string;
   parentExpiresAt: Date | null;
   rateLimitRpm: number | null;
+  /** As the operator set them for this account: null where the default applies, 0 for no limit. */
+  accountRpm: number | null;
+  accountConcurrency: number | null;
   models: string[] | null;
 }
 
@@ -65,11 +68,13 @@ const childBySecret = (db: Db, hashes: Buffer[]) => db<FoundChild[]>`
   select s.kind, c.id as key, c.account_id as account, s.version, c.status,
          c.management_key_id as "managementKey", m.status as "parentStatus",
          m.expires_at as "parentExpiresAt", c.rate_limit_rpm as "rateLimitRpm", c.models,
+         r.rate_limit_rpm as "accountRpm", r.concurrency as "accountConcurrency",
          c.expires_at as "expiresAt", c.secret_version as "secretVersion",
          c.previous_secret_until as "previousSecretUntil"
     from key_secret s
     join child_key c on c.id = s.key_id
     join management_key m on m.id = c.management_key_id
+    left join account_rate r on r.account_id = c.account_id
    where s.hash in ${db(hashes)} and s.kind = 'child'`;
 
 /** Whose a child is, which never changes, and which models it may use (null: all). */

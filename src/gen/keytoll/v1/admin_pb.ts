@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file keytoll/v1/admin.proto.
  */
 export const file_keytoll_v1_admin: GenFile = /*@__PURE__*/
-  fileDesc("ChZrZXl0b2xsL3YxL2FkbWluLnByb3RvEgprZXl0b2xsLnYxIlQKFENyZWRpdEFjY291bnRSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSFQoNYW1vdW50X25nb25rYRgCIAEoAxIRCglyZWZlcmVuY2UYAyABKAkiPwoVQ3JlZGl0QWNjb3VudFJlc3BvbnNlEiYKCHRyYW5zZmVyGAEgASgLMhQua2V5dG9sbC52MS5UcmFuc2ZlciLqAwoKTW9kZWxQcmljZRINCgVtb2RlbBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgFEh0KFWlucHV0X25nb25rYV9wZXJfbXRvaxgDIAEoAxIeChZvdXRwdXRfbmdvbmthX3Blcl9tdG9rGAQgASgDEhsKDmNvbnRleHRfdG9rZW5zGAUgASgFSACIAQESHgoRbWF4X291dHB1dF90b2tlbnMYBiABKAVIAYgBARIPCgdlbmFibGVkGAcgASgIEi4KCmNyZWF0ZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEh0KEGhvbGRfc3RlcF90b2tlbnMYCSABKAVIAogBARIZCgxpbWFnZV90b2tlbnMYCiABKAVIA4gBARIjChZwcm9tcHRfb3ZlcmhlYWRfdG9rZW5zGAsgASgFSASIAQESHwoSZGVmYXVsdF9tYXhfdG9rZW5zGAwgASgFSAWIAQFCEQoPX2NvbnRleHRfdG9rZW5zQhQKEl9tYXhfb3V0cHV0X3Rva2Vuc0ITChFfaG9sZF9zdGVwX3Rva2Vuc0IPCg1faW1hZ2VfdG9rZW5zQhkKF19wcm9tcHRfb3ZlcmhlYWRfdG9rZW5zQhUKE19kZWZhdWx0X21heF90b2tlbnMigwQKFFNldE1vZGVsUHJpY2VSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEiIKFWlucHV0X25nb25rYV9wZXJfbXRvaxgCIAEoA0gAiAEBEiMKFm91dHB1dF9uZ29ua2FfcGVyX210b2sYAyABKANIAYgBARIbCg5jb250ZXh0X3Rva2VucxgEIAEoBUgCiAEBEh4KEW1heF9vdXRwdXRfdG9rZW5zGAUgASgFSAOIAQESFAoHZW5hYmxlZBgGIAEoCEgEiAEBEh0KEGhvbGRfc3RlcF90b2tlbnMYByABKAVIBYgBARIZCgxpbWFnZV90b2tlbnMYCCABKAVIBogBARIjChZwcm9tcHRfb3ZlcmhlYWRfdG9rZW5zGAkgASgFSAeIAQESHwoSZGVmYXVsdF9tYXhfdG9rZW5zGAogASgFSAiIAQFCGAoWX2lucHV0X25nb25rYV9wZXJfbXRva0IZChdfb3V0cHV0X25nb25rYV9wZXJfbXRva0IRCg9fY29udGV4dF90b2tlbnNCFAoSX21heF9vdXRwdXRfdG9rZW5zQgoKCF9lbmFibGVkQhMKEV9ob2xkX3N0ZXBfdG9rZW5zQg8KDV9pbWFnZV90b2tlbnNCGQoXX3Byb21wdF9vdmVyaGVhZF90b2tlbnNCFQoTX2RlZmF1bHRfbWF4X3Rva2VucyJEChVTZXRNb2RlbFByaWNlUmVzcG9uc2USKwoLbW9kZWxfcHJpY2UYASABKAsyFi5rZXl0b2xsLnYxLk1vZGVsUHJpY2UiGAoWTGlzdE1vZGVsUHJpY2VzUmVxdWVzdCI/ChdMaXN0TW9kZWxQcmljZXNSZXNwb25zZRIkCgRkYXRhGAEgAygLMhYua2V5dG9sbC52MS5Nb2RlbFByaWNlInEKE0xpc3RBY2NvdW50c1JlcXVlc3QSEwoGY3Vyc29yGAEgASgJSACIAQESEgoFbGltaXQYAiABKAVIAYgBARISCgVlbWFpbBgDIAEoCUgCiAEBQgkKB19jdXJzb3JCCAoGX2xpbWl0QggKBl9lbWFpbCJjChRMaXN0QWNjb3VudHNSZXNwb25zZRIhCgRkYXRhGAEgAygLMhMua2V5dG9sbC52MS5BY2NvdW50EhgKC25leHRfY3Vyc29yGAIgASgJSACIAQFCDgoMX25leHRfY3Vyc29yIjsKFVN1c3BlbmRBY2NvdW50UmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCSI+ChZTdXNwZW5kQWNjb3VudFJlc3BvbnNlEiQKB2FjY291bnQYASABKAsyEy5rZXl0b2xsLnYxLkFjY291bnQiKgoUUmVzdW1lQWNjb3VudFJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCSI9ChVSZXN1bWVBY2NvdW50UmVzcG9uc2USJAoHYWNjb3VudBgBIAEoCzITLmtleXRvbGwudjEuQWNjb3VudCISChBHZXRTdGF0dXNSZXF1ZXN0IrkDChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg0KBXJlYWR5GAIgASgIEjEKDWRhdGFiYXNlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKDGRlcGVuZGVuY2llcxgEIAMoCzIWLmtleXRvbGwudjEuRGVwZW5kZW5jeRISCgpvcGVuX2hvbGRzGAUgASgDEhkKEXVuc2V0dGxlZF9yZWNvcmRzGAYgASgDEhYKDm91dGJveF9lbnRyaWVzGAcgASgDEh4KFnNldHRsZW1lbnRfbGFnX3NlY29uZHMYCCABKAMSNwoSYWNjb3VudHNfc2V0X2FzaWRlGAkgAygLMhsua2V5dG9sbC52MS5TZXRBc2lkZUFjY291bnQSHQoVb3V0Ym94X29sZGVzdF9zZWNvbmRzGAogASgDEhgKEG91dGJveF9zZXRfYXNpZGUYCyABKAMSNwoOcmVjb25jaWxpYXRpb24YDCABKAsyGi5rZXl0b2xsLnYxLlJlY29uY2lsaWF0aW9uSACIAQFCEQoPX3JlY29uY2lsaWF0aW9uIp8BCg9TZXRBc2lkZUFjY291bnQSEgoKYWNjb3VudF9pZBgBIAEoCRIOCgZyZWFzb24YAiABKAkSEAoIYXR0ZW1wdHMYAyABKAUSKQoFc2luY2UYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB25leHRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIogBCg5SZWNvbmNpbGlhdGlvbhILCgNkYXkYASABKAkSLwoLZmluaXNoZWRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmludmFyaWFudHMYAyABKAUSDwoHcmVjb3JkcxgEIAEoAxITCgtkaWZmZXJlbmNlcxgFIAEoBSJLCgpEZXBlbmRlbmN5EgwKBG5hbWUYASABKAkSDQoFcmVhZHkYAiABKAgSEAoIcmVxdWlyZWQYAyABKAgSDgoGZGV0YWlsGAQgASgJMuIECgxBZG1pblNlcnZpY2USVAoNQ3JlZGl0QWNjb3VudBIgLmtleXRvbGwudjEuQ3JlZGl0QWNjb3VudFJlcXVlc3QaIS5rZXl0b2xsLnYxLkNyZWRpdEFjY291bnRSZXNwb25zZRJUCg1TZXRNb2RlbFByaWNlEiAua2V5dG9sbC52MS5TZXRNb2RlbFByaWNlUmVxdWVzdBohLmtleXRvbGwudjEuU2V0TW9kZWxQcmljZVJlc3BvbnNlEloKD0xpc3RNb2RlbFByaWNlcxIiLmtleXRvbGwudjEuTGlzdE1vZGVsUHJpY2VzUmVxdWVzdBojLmtleXRvbGwudjEuTGlzdE1vZGVsUHJpY2VzUmVzcG9uc2USUQoMTGlzdEFjY291bnRzEh8ua2V5dG9sbC52MS5MaXN0QWNjb3VudHNSZXF1ZXN0GiAua2V5dG9sbC52MS5MaXN0QWNjb3VudHNSZXNwb25zZRJXCg5TdXNwZW5kQWNjb3VudBIhLmtleXRvbGwudjEuU3VzcGVuZEFjY291bnRSZXF1ZXN0GiIua2V5dG9sbC52MS5TdXNwZW5kQWNjb3VudFJlc3BvbnNlElQKDVJlc3VtZUFjY291bnQSIC5rZXl0b2xsLnYxLlJlc3VtZUFjY291bnRSZXF1ZXN0GiEua2V5dG9sbC52MS5SZXN1bWVBY2NvdW50UmVzcG9uc2USSAoJR2V0U3RhdHVzEhwua2V5dG9sbC52MS5HZXRTdGF0dXNSZXF1ZXN0Gh0ua2V5dG9sbC52MS5HZXRTdGF0dXNSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp, file_keytoll_v1_account]);
+  fileDesc("ChZrZXl0b2xsL3YxL2FkbWluLnByb3RvEgprZXl0b2xsLnYxIlQKFENyZWRpdEFjY291bnRSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSFQoNYW1vdW50X25nb25rYRgCIAEoAxIRCglyZWZlcmVuY2UYAyABKAkiPwoVQ3JlZGl0QWNjb3VudFJlc3BvbnNlEiYKCHRyYW5zZmVyGAEgASgLMhQua2V5dG9sbC52MS5UcmFuc2ZlciLqAwoKTW9kZWxQcmljZRINCgVtb2RlbBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgFEh0KFWlucHV0X25nb25rYV9wZXJfbXRvaxgDIAEoAxIeChZvdXRwdXRfbmdvbmthX3Blcl9tdG9rGAQgASgDEhsKDmNvbnRleHRfdG9rZW5zGAUgASgFSACIAQESHgoRbWF4X291dHB1dF90b2tlbnMYBiABKAVIAYgBARIPCgdlbmFibGVkGAcgASgIEi4KCmNyZWF0ZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEh0KEGhvbGRfc3RlcF90b2tlbnMYCSABKAVIAogBARIZCgxpbWFnZV90b2tlbnMYCiABKAVIA4gBARIjChZwcm9tcHRfb3ZlcmhlYWRfdG9rZW5zGAsgASgFSASIAQESHwoSZGVmYXVsdF9tYXhfdG9rZW5zGAwgASgFSAWIAQFCEQoPX2NvbnRleHRfdG9rZW5zQhQKEl9tYXhfb3V0cHV0X3Rva2Vuc0ITChFfaG9sZF9zdGVwX3Rva2Vuc0IPCg1faW1hZ2VfdG9rZW5zQhkKF19wcm9tcHRfb3ZlcmhlYWRfdG9rZW5zQhUKE19kZWZhdWx0X21heF90b2tlbnMigwQKFFNldE1vZGVsUHJpY2VSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEiIKFWlucHV0X25nb25rYV9wZXJfbXRvaxgCIAEoA0gAiAEBEiMKFm91dHB1dF9uZ29ua2FfcGVyX210b2sYAyABKANIAYgBARIbCg5jb250ZXh0X3Rva2VucxgEIAEoBUgCiAEBEh4KEW1heF9vdXRwdXRfdG9rZW5zGAUgASgFSAOIAQESFAoHZW5hYmxlZBgGIAEoCEgEiAEBEh0KEGhvbGRfc3RlcF90b2tlbnMYByABKAVIBYgBARIZCgxpbWFnZV90b2tlbnMYCCABKAVIBogBARIjChZwcm9tcHRfb3ZlcmhlYWRfdG9rZW5zGAkgASgFSAeIAQESHwoSZGVmYXVsdF9tYXhfdG9rZW5zGAogASgFSAiIAQFCGAoWX2lucHV0X25nb25rYV9wZXJfbXRva0IZChdfb3V0cHV0X25nb25rYV9wZXJfbXRva0IRCg9fY29udGV4dF90b2tlbnNCFAoSX21heF9vdXRwdXRfdG9rZW5zQgoKCF9lbmFibGVkQhMKEV9ob2xkX3N0ZXBfdG9rZW5zQg8KDV9pbWFnZV90b2tlbnNCGQoXX3Byb21wdF9vdmVyaGVhZF90b2tlbnNCFQoTX2RlZmF1bHRfbWF4X3Rva2VucyJEChVTZXRNb2RlbFByaWNlUmVzcG9uc2USKwoLbW9kZWxfcHJpY2UYASABKAsyFi5rZXl0b2xsLnYxLk1vZGVsUHJpY2UiGAoWTGlzdE1vZGVsUHJpY2VzUmVxdWVzdCI/ChdMaXN0TW9kZWxQcmljZXNSZXNwb25zZRIkCgRkYXRhGAEgAygLMhYua2V5dG9sbC52MS5Nb2RlbFByaWNlInEKE0xpc3RBY2NvdW50c1JlcXVlc3QSEwoGY3Vyc29yGAEgASgJSACIAQESEgoFbGltaXQYAiABKAVIAYgBARISCgVlbWFpbBgDIAEoCUgCiAEBQgkKB19jdXJzb3JCCAoGX2xpbWl0QggKBl9lbWFpbCJjChRMaXN0QWNjb3VudHNSZXNwb25zZRIhCgRkYXRhGAEgAygLMhMua2V5dG9sbC52MS5BY2NvdW50EhgKC25leHRfY3Vyc29yGAIgASgJSACIAQFCDgoMX25leHRfY3Vyc29yIjsKFVN1c3BlbmRBY2NvdW50UmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCSI+ChZTdXNwZW5kQWNjb3VudFJlc3BvbnNlEiQKB2FjY291bnQYASABKAsyEy5rZXl0b2xsLnYxLkFjY291bnQiKgoUUmVzdW1lQWNjb3VudFJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCSI9ChVSZXN1bWVBY2NvdW50UmVzcG9uc2USJAoHYWNjb3VudBgBIAEoCzITLmtleXRvbGwudjEuQWNjb3VudCJ9Cg1BY2NvdW50TGltaXRzEhIKCmFjY291bnRfaWQYASABKAkSGwoOcmF0ZV9saW1pdF9ycG0YAiABKAVIAIgBARIYCgtjb25jdXJyZW5jeRgDIAEoBUgBiAEBQhEKD19yYXRlX2xpbWl0X3JwbUIOCgxfY29uY3VycmVuY3kihwEKF1NldEFjY291bnRMaW1pdHNSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSGwoOcmF0ZV9saW1pdF9ycG0YAiABKAVIAIgBARIYCgtjb25jdXJyZW5jeRgDIAEoBUgBiAEBQhEKD19yYXRlX2xpbWl0X3JwbUIOCgxfY29uY3VycmVuY3kiTQoYU2V0QWNjb3VudExpbWl0c1Jlc3BvbnNlEjEKDmFjY291bnRfbGltaXRzGAEgASgLMhkua2V5dG9sbC52MS5BY2NvdW50TGltaXRzIi0KF0dldEFjY291bnRMaW1pdHNSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkiTQoYR2V0QWNjb3VudExpbWl0c1Jlc3BvbnNlEjEKDmFjY291bnRfbGltaXRzGAEgASgLMhkua2V5dG9sbC52MS5BY2NvdW50TGltaXRzIhIKEEdldFN0YXR1c1JlcXVlc3QiuQMKEUdldFN0YXR1c1Jlc3BvbnNlEg8KB3ZlcnNpb24YASABKAkSDQoFcmVhZHkYAiABKAgSMQoNZGF0YWJhc2VfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoMZGVwZW5kZW5jaWVzGAQgAygLMhYua2V5dG9sbC52MS5EZXBlbmRlbmN5EhIKCm9wZW5faG9sZHMYBSABKAMSGQoRdW5zZXR0bGVkX3JlY29yZHMYBiABKAMSFgoOb3V0Ym94X2VudHJpZXMYByABKAMSHgoWc2V0dGxlbWVudF9sYWdfc2Vjb25kcxgIIAEoAxI3ChJhY2NvdW50c19zZXRfYXNpZGUYCSADKAsyGy5rZXl0b2xsLnYxLlNldEFzaWRlQWNjb3VudBIdChVvdXRib3hfb2xkZXN0X3NlY29uZHMYCiABKAMSGAoQb3V0Ym94X3NldF9hc2lkZRgLIAEoAxI3Cg5yZWNvbmNpbGlhdGlvbhgMIAEoCzIaLmtleXRvbGwudjEuUmVjb25jaWxpYXRpb25IAIgBAUIRCg9fcmVjb25jaWxpYXRpb24inwEKD1NldEFzaWRlQWNjb3VudBISCgphY2NvdW50X2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIQCghhdHRlbXB0cxgDIAEoBRIpCgVzaW5jZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoHbmV4dF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiiAEKDlJlY29uY2lsaWF0aW9uEgsKA2RheRgBIAEoCRIvCgtmaW5pc2hlZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKaW52YXJpYW50cxgDIAEoBRIPCgdyZWNvcmRzGAQgASgDEhMKC2RpZmZlcmVuY2VzGAUgASgFIksKCkRlcGVuZGVuY3kSDAoEbmFtZRgBIAEoCRINCgVyZWFkeRgCIAEoCBIQCghyZXF1aXJlZBgDIAEoCBIOCgZkZXRhaWwYBCABKAkyoAYKDEFkbWluU2VydmljZRJUCg1DcmVkaXRBY2NvdW50EiAua2V5dG9sbC52MS5DcmVkaXRBY2NvdW50UmVxdWVzdBohLmtleXRvbGwudjEuQ3JlZGl0QWNjb3VudFJlc3BvbnNlElQKDVNldE1vZGVsUHJpY2USIC5rZXl0b2xsLnYxLlNldE1vZGVsUHJpY2VSZXF1ZXN0GiEua2V5dG9sbC52MS5TZXRNb2RlbFByaWNlUmVzcG9uc2USWgoPTGlzdE1vZGVsUHJpY2VzEiIua2V5dG9sbC52MS5MaXN0TW9kZWxQcmljZXNSZXF1ZXN0GiMua2V5dG9sbC52MS5MaXN0TW9kZWxQcmljZXNSZXNwb25zZRJRCgxMaXN0QWNjb3VudHMSHy5rZXl0b2xsLnYxLkxpc3RBY2NvdW50c1JlcXVlc3QaIC5rZXl0b2xsLnYxLkxpc3RBY2NvdW50c1Jlc3BvbnNlElcKDlN1c3BlbmRBY2NvdW50EiEua2V5dG9sbC52MS5TdXNwZW5kQWNjb3VudFJlcXVlc3QaIi5rZXl0b2xsLnYxLlN1c3BlbmRBY2NvdW50UmVzcG9uc2USVAoNUmVzdW1lQWNjb3VudBIgLmtleXRvbGwudjEuUmVzdW1lQWNjb3VudFJlcXVlc3QaIS5rZXl0b2xsLnYxLlJlc3VtZUFjY291bnRSZXNwb25zZRJdChBTZXRBY2NvdW50TGltaXRzEiMua2V5dG9sbC52MS5TZXRBY2NvdW50TGltaXRzUmVxdWVzdBokLmtleXRvbGwudjEuU2V0QWNjb3VudExpbWl0c1Jlc3BvbnNlEl0KEEdldEFjY291bnRMaW1pdHMSIy5rZXl0b2xsLnYxLkdldEFjY291bnRMaW1pdHNSZXF1ZXN0GiQua2V5dG9sbC52MS5HZXRBY2NvdW50TGltaXRzUmVzcG9uc2USSAoJR2V0U3RhdHVzEhwua2V5dG9sbC52MS5HZXRTdGF0dXNSZXF1ZXN0Gh0ua2V5dG9sbC52MS5HZXRTdGF0dXNSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp, file_keytoll_v1_account]);
 
 /**
  * @generated from message keytoll.v1.CreditAccountRequest
@@ -444,6 +444,131 @@ export const ResumeAccountResponseSchema: GenMessage<ResumeAccountResponse> = /*
   messageDesc(file_keytoll_v1_admin, 12);
 
 /**
+ * What all keys of an account may send together, as the operator set it.
+ *
+ * @generated from message keytoll.v1.AccountLimits
+ */
+export type AccountLimits = Message<"keytoll.v1.AccountLimits"> & {
+  /**
+   * UUIDv7.
+   *
+   * @generated from field: string account_id = 1;
+   */
+  accountId: string;
+
+  /**
+   * Most requests in any 60 s; absent: the installation's default applies, 0: no limit.
+   *
+   * @generated from field: optional int32 rate_limit_rpm = 2;
+   */
+  rateLimitRpm?: number | undefined;
+
+  /**
+   * Most requests that run at once; absent: the installation's default applies, 0: no limit.
+   *
+   * @generated from field: optional int32 concurrency = 3;
+   */
+  concurrency?: number | undefined;
+};
+
+/**
+ * Describes the message keytoll.v1.AccountLimits.
+ * Use `create(AccountLimitsSchema)` to create a new message.
+ */
+export const AccountLimitsSchema: GenMessage<AccountLimits> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_admin, 13);
+
+/**
+ * @generated from message keytoll.v1.SetAccountLimitsRequest
+ */
+export type SetAccountLimitsRequest = Message<"keytoll.v1.SetAccountLimitsRequest"> & {
+  /**
+   * UUIDv7.
+   *
+   * @generated from field: string account_id = 1;
+   */
+  accountId: string;
+
+  /**
+   * 0 to 1,000,000 requests in any 60 s; absent: the installation's default applies, 0: no limit.
+   *
+   * @generated from field: optional int32 rate_limit_rpm = 2;
+   */
+  rateLimitRpm?: number | undefined;
+
+  /**
+   * 0 to 100,000 requests that run at once; absent: the installation's default applies, 0: no limit.
+   *
+   * @generated from field: optional int32 concurrency = 3;
+   */
+  concurrency?: number | undefined;
+};
+
+/**
+ * Describes the message keytoll.v1.SetAccountLimitsRequest.
+ * Use `create(SetAccountLimitsRequestSchema)` to create a new message.
+ */
+export const SetAccountLimitsRequestSchema: GenMessage<SetAccountLimitsRequest> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_admin, 14);
+
+/**
+ * @generated from message keytoll.v1.SetAccountLimitsResponse
+ */
+export type SetAccountLimitsResponse = Message<"keytoll.v1.SetAccountLimitsResponse"> & {
+  /**
+   * As they are now.
+   *
+   * @generated from field: keytoll.v1.AccountLimits account_limits = 1;
+   */
+  accountLimits?: AccountLimits | undefined;
+};
+
+/**
+ * Describes the message keytoll.v1.SetAccountLimitsResponse.
+ * Use `create(SetAccountLimitsResponseSchema)` to create a new message.
+ */
+export const SetAccountLimitsResponseSchema: GenMessage<SetAccountLimitsResponse> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_admin, 15);
+
+/**
+ * @generated from message keytoll.v1.GetAccountLimitsRequest
+ */
+export type GetAccountLimitsRequest = Message<"keytoll.v1.GetAccountLimitsRequest"> & {
+  /**
+   * UUIDv7.
+   *
+   * @generated from field: string account_id = 1;
+   */
+  accountId: string;
+};
+
+/**
+ * Describes the message keytoll.v1.GetAccountLimitsRequest.
+ * Use `create(GetAccountLimitsRequestSchema)` to create a new message.
+ */
+export const GetAccountLimitsRequestSchema: GenMessage<GetAccountLimitsRequest> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_admin, 16);
+
+/**
+ * @generated from message keytoll.v1.GetAccountLimitsResponse
+ */
+export type GetAccountLimitsResponse = Message<"keytoll.v1.GetAccountLimitsResponse"> & {
+  /**
+   * As they are now.
+   *
+   * @generated from field: keytoll.v1.AccountLimits account_limits = 1;
+   */
+  accountLimits?: AccountLimits | undefined;
+};
+
+/**
+ * Describes the message keytoll.v1.GetAccountLimitsResponse.
+ * Use `create(GetAccountLimitsResponseSchema)` to create a new message.
+ */
+export const GetAccountLimitsResponseSchema: GenMessage<GetAccountLimitsResponse> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_admin, 17);
+
+/**
  * @generated from message keytoll.v1.GetStatusRequest
  */
 export type GetStatusRequest = Message<"keytoll.v1.GetStatusRequest"> & {
@@ -454,7 +579,7 @@ export type GetStatusRequest = Message<"keytoll.v1.GetStatusRequest"> & {
  * Use `create(GetStatusRequestSchema)` to create a new message.
  */
 export const GetStatusRequestSchema: GenMessage<GetStatusRequest> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_admin, 13);
+  messageDesc(file_keytoll_v1_admin, 18);
 
 /**
  * @generated from message keytoll.v1.GetStatusResponse
@@ -550,7 +675,7 @@ export type GetStatusResponse = Message<"keytoll.v1.GetStatusResponse"> & {
  * Use `create(GetStatusResponseSchema)` to create a new message.
  */
 export const GetStatusResponseSchema: GenMessage<GetStatusResponse> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_admin, 14);
+  messageDesc(file_keytoll_v1_admin, 19);
 
 /**
  * An account whose usage cannot be settled. The others are.
@@ -599,7 +724,7 @@ export type SetAsideAccount = Message<"keytoll.v1.SetAsideAccount"> & {
  * Use `create(SetAsideAccountSchema)` to create a new message.
  */
 export const SetAsideAccountSchema: GenMessage<SetAsideAccount> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_admin, 15);
+  messageDesc(file_keytoll_v1_admin, 20);
 
 /**
  * A daily comparison of what is stored with what it should be.
@@ -648,7 +773,7 @@ export type Reconciliation = Message<"keytoll.v1.Reconciliation"> & {
  * Use `create(ReconciliationSchema)` to create a new message.
  */
 export const ReconciliationSchema: GenMessage<Reconciliation> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_admin, 16);
+  messageDesc(file_keytoll_v1_admin, 21);
 
 /**
  * Something that this program needs, or does with less well without.
@@ -690,7 +815,7 @@ export type Dependency = Message<"keytoll.v1.Dependency"> & {
  * Use `create(DependencySchema)` to create a new message.
  */
 export const DependencySchema: GenMessage<Dependency> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_admin, 17);
+  messageDesc(file_keytoll_v1_admin, 22);
 
 /**
  * What the operator does. Authorization: the admin token.
@@ -757,6 +882,26 @@ export const AdminService: GenService<{
     methodKind: "unary";
     input: typeof ResumeAccountRequestSchema;
     output: typeof ResumeAccountResponseSchema;
+  },
+  /**
+   * Sets what all keys of an account may send together, in place of what was set before.
+   *
+   * @generated from rpc keytoll.v1.AdminService.SetAccountLimits
+   */
+  setAccountLimits: {
+    methodKind: "unary";
+    input: typeof SetAccountLimitsRequestSchema;
+    output: typeof SetAccountLimitsResponseSchema;
+  },
+  /**
+   * What was set for an account.
+   *
+   * @generated from rpc keytoll.v1.AdminService.GetAccountLimits
+   */
+  getAccountLimits: {
+    methodKind: "unary";
+    input: typeof GetAccountLimitsRequestSchema;
+    output: typeof GetAccountLimitsResponseSchema;
   },
   /**
    * How this installation is doing.
