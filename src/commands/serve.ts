@@ -20,7 +20,7 @@ Needs a migrated database; works without Temporal and without Redis.
   REDIS_URL             rate limits of all gateways together; else each counts for itself
   KEYTOLL_ACCOUNT_RPM, KEYTOLL_ACCOUNT_CONCURRENCY   what all keys of an account may send together:
                         requests in any 60 s, requests at once; none unless set, here or per account
-  KEYTOLL_FAILED_AUTH_RPM   wrong keys and tokens that an address may send in any 60 s (30; 0: any)
+  KEYTOLL_FAILED_AUTH_RPM   wrong keys and tokens that an address may send in any 60 s (30; 0: no limit)
   PORT, GRPC_PORT       8080, 8081
   KEYTOLL_WEBHOOK_ALLOW_PRIVATE   private ranges that webhooks may go to: 10.0.0.0/8,fd00::/8
   KEYTOLL_UPSTREAM_URL and _KEY, or KEYTOLL_UPSTREAMS_FILE   where inference goes`,
