@@ -41,6 +41,7 @@ import { noticing } from "./holds/notice.js";
 import { holdHandlers } from "./holds/rpc.js";
 import { keepSweeping } from "./holds/sweeper.js";
 import { createAnswers } from "./idempotency/answers.js";
+import { createOnceWith } from "./idempotency/creates.js";
 import { keepForgetting } from "./idempotency/upkeep.js";
 import { createInference } from "./inference/inference.js";
 import { inferenceHandlers } from "./inference/rpc.js";
@@ -108,6 +109,7 @@ export async function createApp(
   const sweeper = keepSweeping(sql, log, delivery.deliver);
   const { adminToken, secrets, production } = config;
   const answers = createAnswers({ sql: money, secrets, log });
+  const createOnce = createOnceWith(sql, secrets, log);
   const forgetting = keepForgetting(sql, log);
   const inference = createInference({ holds, delivery, prices, upstreams, answers, log });
   const limiter = createRateLimiter({ redis, log });
@@ -126,6 +128,7 @@ export async function createApp(
       keyHandlers({
         sql,
         pepper: required(pepper, "KEYTOLL_SECRET"),
+        createOnce,
         requireOwner,
         requireOwnerOrManager,
       }),
@@ -149,6 +152,7 @@ export async function createApp(
         requireOwner,
         targets: createTargets({ production, allowPrivate: config.webhookAllowPrivate }),
         vault: signingVault(secrets),
+        createOnce,
       }),
     ),
     service(InferenceService, inferenceHandlers({ inference, limiter, requireChild })),

@@ -155,13 +155,13 @@ export async function deleteChildKey(sql: Sql, manager: Manager, ref: ChildRef):
  * @throws not_found, invalid_request_error
  */
 export async function rotateChildKey(
-  sql: Sql,
+  db: Db,
   manager: Manager,
   ref: ChildRef,
   { graceSeconds, pepper }: { graceSeconds: number; pepper: string },
 ): Promise<{ key: ChildKey; secret: string; previousUntil: Date }> {
   checkGrace(graceSeconds);
-  return await changeKeys(sql, manager, async (tx, at) => {
+  return await changeKeys(db, manager, async (tx, at) => {
     const before = await findUndeleted(tx, manager, ref);
     const [id, version] = [ref.child, before.secretVersion + 1];
     const { secret, hint } = await mintSecret(tx, { kind: "child", id, version, at, pepper });

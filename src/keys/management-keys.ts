@@ -133,13 +133,13 @@ export async function deleteManagementKey(
  * @throws not_found, invalid_request_error
  */
 export async function rotateManagementKey(
-  sql: Sql,
+  db: Db,
   manager: Manager,
   id: Id,
   { graceSeconds, pepper }: { graceSeconds: number; pepper: string },
 ): Promise<{ key: ManagementKey; secret: string; previousUntil: Date }> {
   checkGrace(graceSeconds);
-  return await changeKeys(sql, manager, async (tx, at) => {
+  return await changeKeys(db, manager, async (tx, at) => {
     const before = await findUndeleted(tx, manager, id);
     const version = before.secretVersion + 1;
     const { secret, hint } = await mintSecret(tx, { kind: "management", id, version, at, pepper });

@@ -1,7 +1,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { checkId, checkPage } from "../base/field.js";
-import type { Sql } from "../db/sql.js";
+import type { Sql, Tx } from "../db/sql.js";
 import {
   Access,
   type ChildKeySchema,
@@ -11,6 +11,7 @@ import {
   type DeleteManagementKeyRequest,
   type GetChildKeyRequest,
   type GetManagementKeyRequest,
+  KeyService,
   KeyStatus,
   type ListChildKeysRequest,
   type ListManagementKeysRequest,
@@ -20,7 +21,9 @@ import {
   type UpdateChildKeyRequest,
   type UpdateManagementKeyRequest,
 } from "../gen/keytoll/v1/key_pb.js";
+import type { CreateCall, CreateOnce } from "../idempotency/creates.js";
 import type { Manager, OwnerCaller } from "./caller.js";
+import { changeKeys } from "./changes.js";
 import * as children from "./child-keys.js";
 import { type ChildKey, type ManagementKey, remainingOf } from "./key.js";
 import * as management from "./management-keys.js";
@@ -33,7 +36,7 @@ import {
   readTime,
 } from "./requests.js";
 
-interface Call {
+interface Call extends CreateCall {
   authorization: string | undefined;
 }
 
@@ -41,6 +44,8 @@ export interface KeyHandling {
   sql: Sql;
   /** Makes the hashes of new secrets. */
   pepper: string;
+  /** Makes what comes with an idempotency key once. */
+  createOnce: CreateOnce;
   requireOwner(authorization: string | undefined): Promise<OwnerCaller>;
   requireOwnerOrManager(
     authorization: string | undefined,
@@ -54,7 +59,9 @@ export const keyHandlers = (handling: KeyHandling) => ({
   ...childHandlers(handling),
 });
 
-function managementHandlers({ sql, pepper, requireOwner, requireOwnerOrManager }: KeyHandling) {
+function managementHandlers(handling: KeyHandling) {
+  const { sql, pepper, createOnce, requireOwner, requireOwnerOrManager } = handling;
+  const { createManagementKey, rotateManagementKey } = KeyService.method;
   const idOf = (request: { managementKeyId: string }) =>
     checkId("management_key_id", request.managementKeyId);
   return {
@@ -65,8 +72,11 @@ function managementHandlers({ sql, pepper, requireOwner, requireOwnerOrManager }
         access: readAccess(request.access),
         expiresAt: readTime("expires_at", request.expiresAt),
       };
-      const { key, secret } = await management.createManagementKey(sql, owner, fields, pepper);
-      return { managementKey: encodeManagementKey(key), key: secret };
+      const creating = { call, scope: owner.account, method: createManagementKey, request };
+      return await createOnce(creating, async (db) => {
+        const { key, secret } = await management.createManagementKey(db, owner, fields, pepper);
+        return { managementKey: encodeManagementKey(key), key: secret };
+      });
     },
     async getManagementKey(request: GetManagementKeyRequest, call: Call) {
       const manager = await requireOwnerOrManager(call.authorization, "read");
@@ -92,17 +102,21 @@ function managementHandlers({ sql, pepper, requireOwner, requireOwnerOrManager }
     async rotateManagementKey(request: RotateManagementKeyRequest, call: Call) {
       const manager = await requireOwnerOrManager(call.authorization, "write");
       const how = { graceSeconds: request.graceSeconds ?? 0, pepper };
-      const rotated = await management.rotateManagementKey(sql, manager, idOf(request), how);
-      return {
-        managementKey: encodeManagementKey(rotated.key),
-        key: rotated.secret,
-        previousKeyExpiresAt: timestampFromDate(rotated.previousUntil),
-      };
+      const creating = { call, ...creatorOf(manager), method: rotateManagementKey, request };
+      return await createOnce(creating, async (db) => {
+        const rotated = await management.rotateManagementKey(db, manager, idOf(request), how);
+        return {
+          managementKey: encodeManagementKey(rotated.key),
+          key: rotated.secret,
+          previousKeyExpiresAt: timestampFromDate(rotated.previousUntil),
+        };
+      });
     },
   };
 }
 
-function childHandlers({ sql, pepper, requireOwnerOrManager }: KeyHandling) {
+function childHandlers({ sql, pepper, createOnce, requireOwnerOrManager }: KeyHandling) {
+  const { createChildKey, rotateChildKey } = KeyService.method;
   const parentOf = (request: { managementKeyId: string }) =>
     checkId("management_key_id", request.managementKeyId);
   const refOf = (request: { managementKeyId: string; childKeyId: string }) => ({
@@ -113,8 +127,11 @@ function childHandlers({ sql, pepper, requireOwnerOrManager }: KeyHandling) {
     async createChildKey(request: CreateChildKeyRequest, call: Call) {
       const manager = await requireOwnerOrManager(call.authorization, "write");
       const [parent, fields] = [parentOf(request), readNewChild(request)];
-      const { key, secret } = await children.createChildKey(sql, manager, parent, fields, pepper);
-      return { childKey: encodeChildKey(key), key: secret };
+      const creating = { call, ...creatorOf(manager), method: createChildKey, request };
+      return await createOnce(creating, async (db) => {
+        const { key, secret } = await children.createChildKey(db, manager, parent, fields, pepper);
+        return { childKey: encodeChildKey(key), key: secret };
+      });
     },
     async getChildKey(request: GetChildKeyRequest, call: Call) {
       const manager = await requireOwnerOrManager(call.authorization, "read");
@@ -141,15 +158,24 @@ function childHandlers({ sql, pepper, requireOwnerOrManager }: KeyHandling) {
     async rotateChildKey(request: RotateChildKeyRequest, call: Call) {
       const manager = await requireOwnerOrManager(call.authorization, "write");
       const how = { graceSeconds: request.graceSeconds ?? 0, pepper };
-      const rotated = await children.rotateChildKey(sql, manager, refOf(request), how);
-      return {
-        childKey: encodeChildKey(rotated.key),
-        key: rotated.secret,
-        previousKeyExpiresAt: timestampFromDate(rotated.previousUntil),
-      };
+      const creating = { call, ...creatorOf(manager), method: rotateChildKey, request };
+      return await createOnce(creating, async (db) => {
+        const rotated = await children.rotateChildKey(db, manager, refOf(request), how);
+        return {
+          childKey: encodeChildKey(rotated.key),
+          key: rotated.secret,
+          previousKeyExpiresAt: timestampFromDate(rotated.previousUntil),
+        };
+      });
     },
   };
 }
+
+/** Who creates. A management key that was stopped meanwhile gets no old answer, either. */
+const creatorOf = (manager: Manager) => ({
+  scope: manager.kind === "owner" ? manager.account : manager.managementKey,
+  checkAgain: (tx: Tx) => changeKeys(tx, manager, async () => {}),
+});
 
 const STATUS = {
   active: KeyStatus.ACTIVE,

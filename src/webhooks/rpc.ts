@@ -3,6 +3,7 @@ import { type FieldMask, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { refuseField } from "../base/errors.js";
 import { checkId, checkPage } from "../base/field.js";
 import type { Id } from "../base/ids.js";
+import type { Sql } from "../db/sql.js";
 import {
   type CreateEndpointRequest,
   type DeleteEndpointRequest,
@@ -20,19 +21,24 @@ import {
   type TestEndpointRequest,
   type UpdateEndpointRequest,
   type UpdateSettingsRequest,
+  WebhookService,
   type WebhookSettingsSchema,
 } from "../gen/keytoll/v1/webhook_pb.js";
+import type { CreateCall, CreateOnce } from "../idempotency/creates.js";
 import * as deliveries from "./deliveries.js";
 import { payloadOf } from "./events.js";
 import { changeSettings, getSettings } from "./settings.js";
 import type { Delivery, Endpoint, Settings } from "./store.js";
 import * as webhooks from "./webhooks.js";
 
-interface Call {
+interface Call extends CreateCall {
   authorization: string | undefined;
 }
 
 export interface WebhookHandling extends webhooks.Office {
+  sql: Sql;
+  /** Makes what comes with an idempotency key once. */
+  createOnce: CreateOnce;
   requireOwner(authorization: string | undefined): Promise<{ account: Id }>;
 }
 
@@ -47,12 +53,15 @@ export const webhookHandlers = (handling: WebhookHandling) => ({
 
 const endpointOf = (request: { endpointId: string }) => checkId("endpoint_id", request.endpointId);
 
-function endpointHandlers({ requireOwner, ...office }: WebhookHandling) {
+function endpointHandlers({ requireOwner, createOnce, ...office }: WebhookHandling) {
+  const { createEndpoint, rotateEndpointSecret } = WebhookService.method;
   return {
-    async createEndpoint({ url, events }: CreateEndpointRequest, call: Call) {
-      const { account } = await requireOwner(call.authorization);
-      const made = await webhooks.createEndpoint(office, account, { url, events });
-      return { endpoint: encodeEndpoint(made.endpoint), secret: made.secret };
+    async createEndpoint(request: CreateEndpointRequest, call: Call) {
+      const { account: scope } = await requireOwner(call.authorization);
+      return await createOnce({ call, scope, method: createEndpoint, request }, async (sql) => {
+        const made = await webhooks.createEndpoint({ ...office, sql }, scope, request);
+        return { endpoint: encodeEndpoint(made.endpoint), secret: made.secret };
+      });
     },
     async listEndpoints(request: ListEndpointsRequest, call: Call) {
       const { account } = await requireOwner(call.authorization);
@@ -79,12 +88,16 @@ function endpointHandlers({ requireOwner, ...office }: WebhookHandling) {
     async rotateEndpointSecret(request: RotateEndpointSecretRequest, call: Call) {
       const { account } = await requireOwner(call.authorization);
       const [id, grace] = [endpointOf(request), request.graceSeconds ?? DEFAULT_GRACE_SECONDS];
-      const rotated = await webhooks.rotateEndpointSecret(office, account, id, grace);
-      return {
-        endpoint: encodeEndpoint(rotated.endpoint),
-        secret: rotated.secret,
-        previousSecretExpiresAt: timestampFromDate(rotated.previousUntil),
-      };
+      const creating = { call, scope: account, method: rotateEndpointSecret, request };
+      return await createOnce(creating, async (sql) => {
+        const here = { ...office, sql };
+        const rotated = await webhooks.rotateEndpointSecret(here, account, id, grace);
+        return {
+          endpoint: encodeEndpoint(rotated.endpoint),
+          secret: rotated.secret,
+          previousSecretExpiresAt: timestampFromDate(rotated.previousUntil),
+        };
+      });
     },
     async testEndpoint(request: TestEndpointRequest, call: Call) {
       const { account } = await requireOwner(call.authorization);

@@ -4,7 +4,7 @@ import { type Id, newId } from "../base/ids.js";
 import { SECOND } from "../base/time.js";
 import type { Vault } from "../base/vault.js";
 import { lockForChange, recordAudit } from "../db/change.js";
-import type { Db, Sql, Tx } from "../db/sql.js";
+import { type Db, inTransaction, type Sql, type Tx } from "../db/sql.js";
 import { enqueue } from "../temporal/outbox.js";
 import { checkEvents } from "./events.js";
 import { insertSecret, replaceSecret } from "./secret-store.js";
@@ -22,7 +22,7 @@ import { originOf, type Targets } from "./targets.js";
 
 /** What the door needs beside the database. */
 export interface Office {
-  sql: Sql;
+  sql: Db;
   targets: Targets;
   vault: Vault;
 }
@@ -49,7 +49,7 @@ export async function createEndpoint(
 ): Promise<{ endpoint: Endpoint; secret: string }> {
   const events = checkEvents(wanted.events);
   const url = await targets.check(wanted.url);
-  return await sql.begin(async (tx) => {
+  return await inTransaction(sql, async (tx) => {
     const at = await lockForChange(tx, account);
     if ((await countEndpoints(tx, account)) >= MAX_ENDPOINTS) {
       throw refuseField("url", `an account has at most ${MAX_ENDPOINTS} endpoints`);
@@ -87,7 +87,7 @@ export async function changeEndpoint(
 ): Promise<Endpoint> {
   const events = patch.events && { events: checkEvents(patch.events) };
   const url = patch.url !== undefined && { url: await targets.check(patch.url) };
-  return await sql.begin(async (tx) => {
+  return await inTransaction(sql, async (tx) => {
     const at = await lockForChange(tx, account);
     const before = await getEndpoint(tx, account, id);
     const after = { ...before, ...events, ...url, status: statusAfter(before, patch.paused) };
@@ -106,7 +106,7 @@ function statusAfter({ status }: Endpoint, paused: boolean | undefined): Endpoin
 
 /** Removes the endpoint for good. @throws not_found */
 export async function deleteEndpoint(sql: Sql, account: Id, id: Id): Promise<void> {
-  await sql.begin(async (tx) => {
+  await inTransaction(sql, async (tx) => {
     const at = await lockForChange(tx, account);
     await getEndpoint(tx, account, id);
     await removeEndpoint(tx, id, at);
@@ -128,7 +128,7 @@ export async function rotateEndpointSecret(
   graceSeconds: number,
 ): Promise<{ endpoint: Endpoint; secret: string; previousUntil: Date }> {
   checkInteger("grace_seconds", graceSeconds, 0, MAX_GRACE_SECONDS);
-  return await sql.begin(async (tx) => {
+  return await inTransaction(sql, async (tx) => {
     const at = await lockForChange(tx, account);
     const { secretVersion } = await getEndpoint(tx, account, id);
     const [version, secret] = [secretVersion + 1, newSigningSecret()];

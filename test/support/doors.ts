@@ -16,6 +16,7 @@ import { AccountService } from "../../src/gen/keytoll/v1/account_pb.js";
 import { AdminService } from "../../src/gen/keytoll/v1/admin_pb.js";
 import { AuthService } from "../../src/gen/keytoll/v1/auth_pb.js";
 import { KeyService } from "../../src/gen/keytoll/v1/key_pb.js";
+import { createOnceWith } from "../../src/idempotency/creates.js";
 import { createKeyring, type Keyring } from "../../src/keys/authenticate.js";
 import { createRateLimiter } from "../../src/keys/rate-limit.js";
 import { keyHandlers } from "../../src/keys/rpc.js";
@@ -50,6 +51,7 @@ export async function openDoors() {
       ip,
       idempotencyKey: undefined,
       header: () => undefined,
+      answerHeader: () => {},
     });
   }
 
@@ -64,12 +66,16 @@ export async function openDoors() {
 function servicesOn(sql: Sql, keyring: Keyring) {
   const auth = createAuthenticator({ keyring, secrets: [PEPPER], adminToken: ADMIN_TOKEN });
   const { requireOwner, requireOwnerOrManager, requireAdmin, issueToken } = auth;
+  const createOnce = createOnceWith(sql, [PEPPER], createLog("silent", "test"));
   const limiter = createRateLimiter({ redis: undefined, log: createLog("silent", "test") });
   const health = async () => ({ version: "test", ready: true, dependencies: [] });
   return [
     service(AuthService, authHandlers({ sql, issueToken, takeTurn: limiter.take })),
     service(AccountService, accountHandlers({ sql, requireOwner })),
-    service(KeyService, keyHandlers({ sql, pepper: PEPPER, requireOwner, requireOwnerOrManager })),
+    service(
+      KeyService,
+      keyHandlers({ sql, pepper: PEPPER, createOnce, requireOwner, requireOwnerOrManager }),
+    ),
     service(AdminService, adminHandlers({ sql, requireAdmin, health })),
   ];
 }

@@ -135,6 +135,7 @@ function callerOf(context: HandlerContext): CallContext {
     ip: context.values.get(ip),
     idempotencyKey: header("idempotency-key"),
     header,
+    answerHeader: (name, value) => context.responseHeader.set(name, value),
   };
 }
 

@@ -159,7 +159,12 @@ interface AnyCall {
   on(event: "cancelled", listener: () => void): unknown;
 }
 
-function callerOf(call: AnyCall): CallContext {
+interface GrpcContext extends CallContext {
+  /** Headers of the answer beside our own; undefined where nobody has added one. */
+  added: Metadata | undefined;
+}
+
+function callerOf(call: AnyCall): GrpcContext {
   let cancelled = call.cancelled;
   let abort: AbortController | undefined;
   call.on("cancelled", () => {
@@ -167,7 +172,7 @@ function callerOf(call: AnyCall): CallContext {
     abort?.abort();
   });
   const header = (name: string) => call.metadata.get(name)[0]?.toString();
-  return {
+  const caller: GrpcContext = {
     authorization: header("authorization"),
     requestId: newId(),
     // Made when first asked for: most calls never do, and it would be a tenth of their cost.
@@ -181,11 +186,17 @@ function callerOf(call: AnyCall): CallContext {
       return header("idempotency-key");
     },
     header,
+    answerHeader(name, value) {
+      caller.added ??= new Metadata();
+      caller.added.set(name, value);
+    },
+    added: undefined,
   };
+  return caller;
 }
 
-function sendHeaders(call: AnyCall, { requestId }: CallContext): void {
-  const headers = new Metadata();
+function sendHeaders(call: AnyCall, { requestId, added }: GrpcContext): void {
+  const headers = added ?? new Metadata();
   headers.set("x-request-id", requestId);
   call.sendMetadata(headers);
 }

@@ -24,6 +24,8 @@ export interface CallContext {
   idempotencyKey: string | undefined;
   /** Any other header or ASCII metadata, by lower-case name. */
   header(name: string): string | undefined;
+  /** Adds a header or metadata to the answer of a unary call, by lower-case name. */
+  answerHeader(name: string, value: string): void;
 }
 
 /** One request, one answer. Throws a Refusal; anything else becomes "internal error". */

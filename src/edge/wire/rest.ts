@@ -171,6 +171,7 @@ function callerOf(
     ip: request.socket.remoteAddress ?? "unknown",
     idempotencyKey: header("idempotency-key"),
     header,
+    answerHeader: (name, value) => void response.setHeader(name, value),
   };
 }
 
