@@ -1,4 +1,7 @@
 import { randomBytes } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { creditAccount, register } from "../../src/accounts/accounts.js";
 import { readConfig } from "../../src/base/config.js";
 import { createLog } from "../../src/base/log.js";
@@ -13,7 +16,7 @@ import { setModelPrice } from "../../src/pricing/prices.js";
 import { startGateway } from "../../src/server.js";
 import { freshDatabase } from "./database.js";
 
-const UPSTREAM_KEY = "upstream-key-of-the-tests";
+export const UPSTREAM_KEY = "upstream-key-of-the-tests";
 /** Ngonka per million tokens: odd, so that rounding shows. */
 export const DEMO_PRICE = { inputPerMtok: 15_000_001n, outputPerMtok: 30_000_003n };
 
@@ -30,27 +33,37 @@ const NO_LIMITS: ChildFields = {
 
 export type TestGateway = Awaited<ReturnType<typeof startTestGateway>>;
 
+interface Wanted {
+  /** Base URL of an upstream; a demo upstream when absent. */
+  upstreamUrl?: string;
+  /** Instead of it: what stands in a file of upstreams, the name of their key's variable aside. */
+  upstreams?: readonly object[];
+}
+
 /**
  * The gateway as `keytoll serve` runs it, on free ports and a database of its own, with an owner
  * who has 0.1 GNK, and priced demo models.
- *
- * @param upstreamUrl base URL of an upstream; a demo upstream when absent
  */
-export async function startTestGateway({ upstreamUrl }: { upstreamUrl?: string } = {}) {
+export async function startTestGateway({ upstreamUrl, upstreams }: Wanted = {}) {
   const database = await freshDatabase();
   const demo = await startDemoUpstream({ port: 0, key: UPSTREAM_KEY });
   const pepper = randomBytes(32).toString("hex");
   const adminToken = randomBytes(32).toString("hex");
+  const folder = mkdtempSync(join(tmpdir(), "keytoll-gateway-"));
+  const upstreamsFile = join(folder, "upstreams.json");
+  const entries = upstreams?.map((entry) => ({ key_env: "UPSTREAM_KEY", ...entry }));
+  if (entries) writeFileSync(upstreamsFile, JSON.stringify(entries));
   const config = readConfig({
     DATABASE_URL: database.url,
     KEYTOLL_SECRET: pepper,
     KEYTOLL_ADMIN_TOKEN: adminToken,
-    KEYTOLL_UPSTREAM_URL: upstreamUrl ?? demo.url,
-    KEYTOLL_UPSTREAM_KEY: UPSTREAM_KEY,
+    ...(entries
+      ? { KEYTOLL_UPSTREAMS_FILE: upstreamsFile }
+      : { KEYTOLL_UPSTREAM_URL: upstreamUrl ?? demo.url, KEYTOLL_UPSTREAM_KEY: UPSTREAM_KEY }),
     PORT: "0",
     GRPC_PORT: "0",
   });
-  const gateway = await startGateway(config, {}, createLog("silent", "test"));
+  const gateway = await startGateway(config, { UPSTREAM_KEY }, createLog("silent", "test"));
   const sql = connect(database.url, { name: "test", max: 3 });
 
   for (const { id: model } of DEMO_MODELS) {
@@ -72,6 +85,7 @@ export async function startTestGateway({ upstreamUrl }: { upstreamUrl?: string }
       await Promise.all([gateway.close(), demo.close()]);
       await sql.end({ timeout: 5 });
       await database.drop();
+      rmSync(folder, { recursive: true });
     },
   };
 }
