@@ -54,6 +54,8 @@ export async function startClientWorld() {
       spent: (await gateway.createChild({ limitDaily: 0n })).secret,
       /** One request a minute: the second is a 429. */
       hurried: (await gateway.createChild({ rateLimitRpm: 1 })).secret,
+      /** A management key: it may not infer. */
+      manager: gateway.managementSecret,
       /** Its owner has next to nothing: another 402. */
       poor: (await pauper.createChild()).secret,
     },
@@ -121,10 +123,4 @@ function pass(
     if (!response.writableFinished) there.destroy();
   });
   request.pipe(there);
-}
-
-/** Prints what a client was seen to do, a cell for each behaviour, once its tests have run. */
-export function printRow(client: string, cells: Record<string, string>): void {
-  const row = Object.entries(cells).map(([behaviour, cell]) => `${behaviour}: ${cell}`);
-  console.log(`client matrix | ${client} | ${row.join(" | ")}`);
 }

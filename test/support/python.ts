@@ -1,8 +1,9 @@
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 import { MINUTE } from "../../src/base/time.js";
 import { findOnPath } from "../../src/dev/find-temporal.js";
@@ -19,6 +20,14 @@ export interface Python {
    * @throws Error with all that it printed where it fails, or takes more than a minute
    */
   json(script: string, env: Record<string, string>): Promise<unknown>;
+  /** Starts a script that answers lines of JSON with lines of JSON, in any order. */
+  start(script: string): PythonTalk;
+}
+
+export interface PythonTalk {
+  /** @returns the answer, which has the `id` that was put into the question */
+  ask(question: Record<string, unknown>): Promise<Record<string, unknown>>;
+  stop(): void;
 }
 
 /**
@@ -73,6 +82,36 @@ function pythonIn(folder: string): Python {
       });
       return JSON.parse(stdout.trimEnd().split("\n").at(-1) ?? "");
     },
+    start: (script) => talk(inside(folder), script),
+  };
+}
+
+function talk(python: string, script: string): PythonTalk {
+  const child = spawn(python, ["-X", "utf8", "-u", script], {
+    stdio: ["pipe", "pipe", "inherit"],
+    env: { PATH: process.env.PATH },
+  });
+  const waiting = new Map<unknown, (answer: Record<string, unknown>) => void>();
+  let asked = 0;
+  const ended = new Promise<never>((_, reject) => {
+    child.once("exit", () => reject(new Error(`${script} has ended`)));
+  });
+  ended.catch(() => {});
+  createInterface({ input: child.stdout }).on("line", (line) => {
+    const answer = JSON.parse(line) as Record<string, unknown>;
+    waiting.get(answer.id)?.(answer);
+    waiting.delete(answer.id);
+  });
+  return {
+    ask(question) {
+      asked += 1;
+      const answer = new Promise<Record<string, unknown>>((resolve) => {
+        waiting.set(asked, resolve);
+      });
+      child.stdin.write(`${JSON.stringify({ ...question, id: asked })}\n`);
+      return Promise.race([answer, ended]);
+    },
+    stop: () => void child.kill(),
   };
 }
 
