@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import { type ClientWorld, startClientWorld } from "./world.js";
+import { type ClientWorld, printRow, startClientWorld } from "./world.js";
 
 /** The behaviours of a client that nobody here wrote, in its own words inside. */
 export interface ForeignClient {
@@ -208,10 +208,4 @@ export function aWorld(): () => ClientWorld {
     if (world === undefined) throw new Error("the world is not open");
     return world;
   };
-}
-
-/** What a client was seen to do, a cell for each behaviour. */
-function printRow(client: string, cells: Record<string, string>): void {
-  const row = Object.entries(cells).map(([behaviour, cell]) => `${behaviour}: ${cell}`);
-  console.log(`client matrix | ${client} | ${row.join(" | ")}`);
 }

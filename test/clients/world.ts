@@ -124,3 +124,9 @@ function pass(
   });
   request.pipe(there);
 }
+
+/** Prints what a client was seen to do, a cell for each behaviour, once its tests have run. */
+export function printRow(client: string, cells: Record<string, string>): void {
+  const row = Object.entries(cells).map(([behaviour, cell]) => `${behaviour}: ${cell}`);
+  console.log(`client matrix | ${client} | ${row.join(" | ")}`);
+}
