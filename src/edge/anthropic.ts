@@ -3,12 +3,16 @@ import { refuse } from "../base/errors.js";
 import { newId } from "../base/ids.js";
 import { admit } from "../inference/admit.js";
 import { countTokens } from "../inference/anthropic/count.js";
+import { MESSAGES } from "../inference/anthropic/native.js";
 import { parseMessagesRequest } from "../inference/anthropic/request.js";
 import { toChatRequest } from "../inference/anthropic/to-chat.js";
 import { TRANSLATED_MESSAGES } from "../inference/anthropic/translated.js";
+import type { Asked, Kind } from "../inference/kind.js";
+import type { ChildCaller } from "../keys/caller.js";
 import { anthropicWords, sendAnthropicError } from "./anthropic-error.js";
 import { anthropicModel, anthropicModels } from "./anthropic-models.js";
 import { sendEvents } from "./event-stream.js";
+import { completeFor, streamFor } from "./inferring.js";
 import {
   authorizationOf,
   type Door,
@@ -19,11 +23,13 @@ import {
   type OpenAiDeps,
   type Route,
   type Serve,
+  sendText,
   tellRate,
+  type Visit,
 } from "./openai.js";
 import { readBody, sendJson } from "./wire/answer.js";
 
-const MESSAGES = "/v1/messages";
+const PATH = "/v1/messages";
 
 /**
  * Whether a request speaks Anthropic's dialect: its paths are its own, but for the models, which
@@ -33,7 +39,7 @@ const MESSAGES = "/v1/messages";
  */
 export function speaksAnthropic({ headers }: IncomingMessage, path: string): boolean {
   const bare = withoutApi(path);
-  if (bare === MESSAGES || bare.startsWith(`${MESSAGES}/`)) return true;
+  if (bare === PATH || bare.startsWith(`${PATH}/`)) return true;
   return headers["anthropic-version"] !== undefined && modelsRoute(bare) !== undefined;
 }
 
@@ -66,9 +72,9 @@ const withoutApi = (path: string) => (path.startsWith("/api/") ? path.slice("/ap
 
 function routeOf(path: string): Route | undefined {
   switch (path) {
-    case MESSAGES:
+    case PATH:
       return { verb: "POST", serve: messages };
-    case `${MESSAGES}/count_tokens`:
+    case `${PATH}/count_tokens`:
       return { verb: "POST", serve: count };
     default:
       return modelsRoute(path);
@@ -81,19 +87,30 @@ function modelsRoute(path: string): Route | undefined {
   return { verb: "GET", serve: model(decoded(path.slice(MODELS.length))) };
 }
 
-const messages: Serve = async ({ inference, limiter, log }, visit, caller) => {
-  const { request, response, requestId } = visit;
-  await admit(limiter, caller, (rate) => tellRate(response, rate));
+const messages: Serve = async (deps, visit, caller) => {
+  const { request, response } = visit;
+  await admit(deps.limiter, caller, (rate) => tellRate(response, rate));
   const asked = parseMessagesRequest(await readBody(request, response, MAX_BODY_BYTES));
-  const line = lineOf(response);
-  const translated = toChatRequest(asked);
-  if (!asked.stream) {
-    const answer = await inference.complete(caller, TRANSLATED_MESSAGES, translated, line);
-    return sendJson(response, 200, answer, requestId);
+  if (deps.inference.speaks(asked.model, "anthropic")) {
+    return await answer(deps, visit, caller, MESSAGES, asked);
   }
-  const begun = inference.stream(caller, TRANSLATED_MESSAGES, translated, line);
-  await sendEvents(begun, { response, words: anthropicWords(requestId), requestId, log });
+  await answer(deps, visit, caller, TRANSLATED_MESSAGES, toChatRequest(asked));
 };
+
+async function answer<Request extends Asked & { stream: boolean }>(
+  { inference, log }: OpenAiDeps,
+  { request, response, requestId }: Visit,
+  caller: ChildCaller,
+  kind: Kind<Request>,
+  asked: Request,
+): Promise<void> {
+  const asking = { request, response, requestId, caller, line: lineOf(response) };
+  if (!asked.stream) {
+    return sendText(response, await completeFor(inference, asking, kind, asked), requestId);
+  }
+  const begun = streamFor(inference, asking, kind, asked);
+  await sendEvents(begun, { response, words: anthropicWords(requestId), requestId, log });
+}
 
 const count: Serve = async ({ inference, limiter }, visit, caller) => {
   const { request, response, requestId } = visit;

@@ -213,7 +213,7 @@ export function lineOf(response: ServerResponse): AbortController {
 }
 
 /** As `sendJson`, for the hot path: node sends a text and its headers in one piece. */
-function sendText(response: ServerResponse, json: string, requestId: string): void {
+export function sendText(response: ServerResponse, json: string, requestId: string): void {
   response.writeHead(200, {
     "content-type": "application/json",
     "content-length": Buffer.byteLength(json),

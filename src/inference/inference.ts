@@ -5,7 +5,7 @@ import type { Answers } from "../idempotency/answers.js";
 import type { PriceBook } from "../pricing/prices.js";
 import { complete } from "./complete.js";
 import { createKeeper } from "./keeper.js";
-import type { Asked, Kind } from "./kind.js";
+import type { Asked, Dialect, Kind } from "./kind.js";
 import { listModels, type Model } from "./models.js";
 import { completeOnce, type Once, type OnceAnswer, streamOnce } from "./once.js";
 import type { Json } from "./parameters.js";
@@ -59,6 +59,8 @@ export interface Inference {
     line: AbortController,
     once: Once,
   ): Promise<EventStream>;
+  /** Whether a model is served in these words. */
+  speaks(model: string, dialect: Dialect): boolean;
   /** The models that a key may use, by id. */
   models(payer: Pick<Payer, "models">): Promise<Model[]>;
   /** Stops the timer that keeps holds alive. Requests must have ended. */
@@ -76,6 +78,7 @@ export function createInference(deps: InferenceDeps): Inference {
       completeOnce(paying, payer, kind, request, line, once),
     streamOnce: (payer, kind, request, line, once) =>
       streamOnce(paying, payer, kind, request, line, once),
+    speaks: (model, dialect) => upstreams.route(model, dialect) !== undefined,
     models: (payer) => listModels(prices, upstreams, payer),
     close: () => keeper.close(),
   };

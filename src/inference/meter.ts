@@ -5,6 +5,8 @@ import { reportedUsage, tokensOf, type Usage } from "./usage.js";
 export interface Meter {
   /** Takes the usage of an event that was parsed, if it reports any; the last report wins. */
   note(event: Json): void;
+  /** Takes the tokens of the prompt, where the upstream reports them before the end. */
+  noteInput(tokens: bigint): void;
   /**
    * Counts an event that carries something: the bytes of its `choices`, or of whatever carries it.
    *
@@ -51,6 +53,7 @@ const [QUOTE, BACKSLASH, COLON, SPACE] = [0x22, 0x5c, 0x3a, 0x20];
  */
 export function createMeter(promptTokens: number, most: number, cover?: Covering): Meter {
   let reported: Usage | undefined;
+  let input = BigInt(promptTokens);
   let events = 0;
   let bytes = 0;
   let ceiling = 0;
@@ -73,6 +76,9 @@ export function createMeter(promptTokens: number, most: number, cover?: Covering
     note(event) {
       reported = reportedUsage(event) ?? reported;
     },
+    noteInput(tokens) {
+      input = tokens;
+    },
     count(carried) {
       if (cover !== undefined && !isCovered(carried, cover)) return false;
       events += 1;
@@ -88,7 +94,7 @@ export function createMeter(promptTokens: number, most: number, cover?: Covering
     },
     usage(whole) {
       if (whole && reported !== undefined) return reported;
-      const inputTokens = reported?.inputTokens ?? BigInt(promptTokens);
+      const inputTokens = reported?.inputTokens ?? input;
       const outputTokens = [seen(), reported?.outputTokens ?? 0n].reduce(larger);
       return { inputTokens, outputTokens, estimated: true };
     },

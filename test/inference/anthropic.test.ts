@@ -123,6 +123,7 @@ describe("a request in the words of a chat completion", () => {
       temperature: 0.5,
       top_p: 0.9,
       top_k: 40,
+      reasoning_effort: "low",
       response_format: {
         type: "json_schema",
         json_schema: { name: "answer", schema: { type: "object" }, strict: true },

@@ -1,5 +1,5 @@
 import type { StopReason } from "../chunks.js";
-import type { Json } from "../parameters.js";
+import type { Json } from "../values.js";
 import { type Ending, newMessageId } from "./message.js";
 
 /** A server-sent event in Anthropic's form: its name is the `type` of its data. */

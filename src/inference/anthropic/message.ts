@@ -1,5 +1,5 @@
 import { newId } from "../../base/ids.js";
-import { isObject, type Json } from "../parameters.js";
+import { isObject, type Json } from "../values.js";
 
 /** Ids of ours, in the forms that Anthropic's clients know. */
 export const newMessageId = (): string => `msg_${newId().replaceAll("-", "")}`;
@@ -16,6 +16,9 @@ export interface Ending {
   stop_reason: string;
   stop_sequence: string | null;
 }
+
+/** Of a message that we cut, for want of money or because it was as long as it may be. */
+export const CUT: Ending = { stop_reason: "max_tokens", stop_sequence: null };
 
 /** A message as callers see it. */
 export function messageBody(model: string, content: unknown[], ending: Ending, usage: Json): Json {

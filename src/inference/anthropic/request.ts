@@ -20,13 +20,14 @@ export interface MessagesRequest extends Asked {
 }
 
 export interface Thinking {
-  /** Whether the model should think before it answers; undefined: as it likes. */
-  wanted: boolean | undefined;
   /** Whether the caller wants to read it. */
   shown: boolean;
-  /** Tokens that it may take, where the caller says so. */
-  budget: number | undefined;
+  /** How hard, where the caller says so. */
+  effort: Effort | undefined;
 }
+
+/** In OpenAI's words. */
+export type Effort = "low" | "medium" | "high";
 
 /** They reach an upstream that understands these words as they are. */
 const PASSED = [
@@ -58,6 +59,17 @@ const HARMLESS: Record<string, readonly string[]> = {
   service_tier: ["auto", "standard_only"],
   speed: ["standard"],
 };
+
+const EFFORTS: Record<string, Effort> = {
+  low: "low",
+  medium: "medium",
+  high: "high",
+  xhigh: "high",
+  max: "high",
+};
+/** Budgets in tokens from which on thought is no longer little, and then much. */
+const SOME_THOUGHT = 4_096;
+const MUCH_THOUGHT = 16_384;
 
 /**
  * Reads a message from the bytes of its body. What changes its cost is checked or refused by name;
@@ -91,7 +103,7 @@ export function readMessagesRequest(body: Json, raw: Buffer): MessagesRequest {
     tools,
     toolChoice: readToolChoice(body.tool_choice, tools),
     stopSequences: readStopSequences(body.stop_sequences),
-    thinking: readThinking(body.thinking, maxTokens),
+    thinking: readThinking(body, maxTokens),
     schema: readSchema(body),
     passed: passedOn(body),
     ...(pictures.images > 0 && pictures),
@@ -135,32 +147,49 @@ function readStopSequences(value: unknown): string[] {
   });
 }
 
-function readThinking(thinking: unknown, maxTokens: number | undefined): Thinking {
-  if (isAbsent(thinking)) return { wanted: undefined, shown: false, budget: undefined };
+function readThinking(body: Json, maxTokens: number | undefined): Thinking {
+  const { thinking } = body;
+  const effort = readEffort(body.output_config);
+  if (isAbsent(thinking)) return { shown: false, effort };
   if (!isObject(thinking)) throw refuseField("thinking", "must be an object");
   const shown = thinking.display !== "omitted";
   switch (thinking.type) {
     case "disabled":
-      return { wanted: false, shown: false, budget: undefined };
+      return { shown: false, effort: undefined };
     case "adaptive":
     case "between_tools":
-      return { wanted: true, shown, budget: undefined };
+      return { shown, effort };
     case "enabled": {
       const budget = positive(thinking.budget_tokens, "thinking.budget_tokens");
       if (budget === undefined) throw refuseField("thinking.budget_tokens", "must be set");
       if (maxTokens !== undefined && budget >= maxTokens) {
         throw refuseField("thinking.budget_tokens", "must be less than max_tokens");
       }
-      return { wanted: true, shown, budget };
+      return { shown, effort: effort ?? effortOf(budget) };
     }
     default:
       throw refuseField("thinking.type", "must be enabled, disabled or adaptive");
   }
 }
 
-function readSchema({ output_config: config }: Json): Json | undefined {
+function readEffort(config: unknown): Effort | undefined {
   if (isAbsent(config)) return undefined;
   if (!isObject(config)) throw refuseField("output_config", "must be an object");
+  const { effort } = config;
+  if (isAbsent(effort)) return undefined;
+  const known = typeof effort === "string" && Object.hasOwn(EFFORTS, effort);
+  if (!known) throw refuseField("output_config.effort", "must be low, medium, high, xhigh or max");
+  return EFFORTS[effort];
+}
+
+/** A budget of tokens as a word, for upstreams that know only words. */
+function effortOf(budget: number): Effort {
+  if (budget < SOME_THOUGHT) return "low";
+  return budget < MUCH_THOUGHT ? "medium" : "high";
+}
+
+function readSchema({ output_config: config }: Json): Json | undefined {
+  if (!isObject(config)) return undefined;
   const { format } = config;
   if (isAbsent(format)) return undefined;
   if (!isObject(format) || format.type !== "json_schema" || !isObject(format.schema)) {

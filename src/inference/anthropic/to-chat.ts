@@ -39,7 +39,8 @@ export function toChatRequest(asked: MessagesRequest): TranslatedRequest {
   }
 }
 
-function parametersOf({ passed, tools, toolChoice, stopSequences, schema }: MessagesRequest): Json {
+function parametersOf(asked: MessagesRequest): Json {
+  const { passed, tools, toolChoice, stopSequences, schema, thinking } = asked;
   const { temperature, top_p, top_k } = passed;
   return {
     ...(tools.length > 0 && { tools: tools.map(toolOf), ...choiceOf(toolChoice) }),
@@ -47,6 +48,7 @@ function parametersOf({ passed, tools, toolChoice, stopSequences, schema }: Mess
     ...(temperature !== undefined && { temperature }),
     ...(top_p !== undefined && { top_p }),
     ...(top_k !== undefined && { top_k }),
+    ...(thinking.effort !== undefined && { reasoning_effort: thinking.effort }),
     ...(schema !== undefined && {
       response_format: {
         type: "json_schema",

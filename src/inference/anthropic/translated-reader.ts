@@ -1,9 +1,10 @@
 import { type ChunkReader, DONE, parseChunk } from "../chunks.js";
 import type { Meter } from "../meter.js";
-import { isObject, type Json } from "../parameters.js";
 import { tokensOf } from "../usage.js";
+import { isObject, type Json } from "../values.js";
 import { blockDelta, blockStart, blockStop, messageEnd, messageStart, PING } from "./events.js";
 import {
+  CUT,
   endingOf,
   isWritten,
   messagesUsage,
@@ -18,11 +19,11 @@ import type { TranslatedRequest } from "./to-chat.js";
  * The chunk that ends the answer, and all after it, wait for `finale`.
  */
 export function createTranslatedReader(
-  { model, bytes, asked }: TranslatedRequest,
+  { model, bytes, imageBytes = 0, asked }: TranslatedRequest,
   meter: Meter,
 ): ChunkReader {
   const { stopSequences, thinking } = asked;
-  const early = { input_tokens: tokensOf(bytes), output_tokens: 0 };
+  const early = { prompt_tokens: tokensOf(bytes - imageBytes), completion_tokens: 0 };
   let ready: Buffer[] = [];
   const held: Buffer[] = [];
   const blocks = createBlocks((event) => (last === undefined ? ready : held).push(event));
@@ -32,7 +33,7 @@ export function createTranslatedReader(
   let done = false;
 
   const start = () => {
-    if (!started) ready.push(messageStart(model, early), PING);
+    if (!started) ready.push(messageStart(model, messagesUsage(early)), PING);
     started = true;
   };
 
@@ -80,8 +81,6 @@ export function createTranslatedReader(
     },
   };
 }
-
-const CUT = { stop_reason: "max_tokens", stop_sequence: null };
 
 /** Which block a delta belongs to: one at a time is open, and each gets the next index. */
 type Part = "text" | "thinking" | number;

@@ -1,7 +1,7 @@
 import { CHAT } from "../chat.js";
 import type { Kind } from "../kind.js";
-import { isObject } from "../parameters.js";
 import { usageBody } from "../usage.js";
+import { isObject } from "../values.js";
 import { blocksOf, endingOf, messageBody, messagesUsage } from "./message.js";
 import type { TranslatedRequest } from "./to-chat.js";
 import { createTranslatedReader } from "./translated-reader.js";
