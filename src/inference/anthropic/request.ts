@@ -60,6 +60,9 @@ const HARMLESS: Record<string, readonly string[]> = {
   speed: ["standard"],
 };
 
+/** The same bytes at another door ask for something else. */
+const IN_THESE_WORDS = 0x6d657373_61676573n;
+
 const EFFORTS: Record<string, Effort> = {
   low: "low",
   medium: "medium",
@@ -96,7 +99,7 @@ export function readMessagesRequest(body: Json, raw: Buffer): MessagesRequest {
     n: 1,
     maxTokens,
     bytes: raw.length,
-    fingerprint: fingerprintOf(raw),
+    fingerprint: fingerprintOf(raw) ^ IN_THESE_WORDS,
     stream: flag(body.stream, "stream"),
     system: readSystem(body.system),
     turns,
