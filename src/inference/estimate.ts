@@ -61,9 +61,9 @@ export function estimate(request: Asked, price: Price): Estimate {
 }
 
 /** Tokens that each answer may have: as asked for, else the model's default. */
-function lengthOf({ maxTokens, textLength = 0 }: Asked, price: Price): number {
+function lengthOf({ maxTokens, fits, textLength = 0 }: Asked, price: Price): number {
   const most = price.maxOutputTokens ?? Number.POSITIVE_INFINITY;
-  if (maxTokens !== undefined && maxTokens > most) {
+  if (maxTokens !== undefined && maxTokens > most && !fits) {
     throw refuseField("max_tokens", `must be at most ${most} for this model`);
   }
   const context = price.contextTokens ?? Number.POSITIVE_INFINITY;
@@ -71,10 +71,11 @@ function lengthOf({ maxTokens, textLength = 0 }: Asked, price: Price): number {
   if (room < (maxTokens === 0 ? 0 : 1)) {
     throw refuseField("messages", `do not fit into the ${context} tokens of this model`);
   }
-  if (maxTokens !== undefined && maxTokens > room) {
+  if (maxTokens !== undefined && maxTokens > room && !fits) {
     throw refuseField("max_tokens", `leaves no room for the prompt: both share ${context} tokens`);
   }
-  return maxTokens ?? Math.min(price.defaultMaxTokens ?? DEFAULT_MAX_TOKENS, most, room);
+  const wanted = maxTokens ?? price.defaultMaxTokens ?? DEFAULT_MAX_TOKENS;
+  return Math.min(wanted, most, room);
 }
 
 /** A hold is of at least one unit, also where the model is free, and fits a bigint column. */

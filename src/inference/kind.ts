@@ -16,6 +16,8 @@ export interface Asked {
    * applies, 0 where nothing is written (embeddings).
    */
   maxTokens: number | undefined;
+  /** Where `maxTokens` is more than the model can write, as much as it can is meant. */
+  fits?: true;
   /** Bytes of the body: no text has more tokens than bytes. */
   bytes: number;
   /** Characters that the prompt has at least, where known: no token has very many. */

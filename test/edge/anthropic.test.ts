@@ -124,6 +124,13 @@ describe("a message in one piece", () => {
     expect(record?.cost.toString()).toBe(usage.cost_units);
   });
 
+  test("may be asked for longer than the model writes, which is held for no more than that", async () => {
+    const most = 8_192n;
+    const enough = priceOf(DEMO_PRICE, 1_000n, most);
+    const { secret } = await gateway.createChild({ limitTotal: enough });
+    expect((await post(secret, { ...ASKED, max_tokens: 1_000_000 })).status).toBe(200);
+  });
+
   test("has its thoughts in front only where they were asked for", async () => {
     const { secret } = await gateway.createChild();
     const body = { ...ASKED, model: "demo/thinking" };

@@ -90,7 +90,8 @@ async function stream(body: Json, response: ServerResponse): Promise<void> {
   await send({ type: "message_start", message: head });
   await send({ type: "ping" });
   for (const [index, block] of (content as Json[]).entries()) {
-    if (body.model === "cut" && index === 1) return void response.write(": ", () => response.destroy());
+    if (body.model === "cut" && index === 1)
+      return void response.write(": ", () => response.destroy());
     await send({ type: "content_block_start", index, content_block: emptied(block) });
     for (const delta of deltasOf(block)) await send({ type: "content_block_delta", index, delta });
     await send({ type: "content_block_stop", index });

@@ -68,18 +68,21 @@ function readTurn(message: unknown, path: string): Turn {
   return { role, blocks: readBlocks(content, `${path}.content`, read) };
 }
 
-/** The images of a conversation, those in results included. */
-export function picturesIn(turns: readonly Turn[]): Pictures {
+/** What of a conversation bounds its tokens, results included. */
+export function measured(turns: readonly Turn[]): Pictures & { textLength: number } {
   const shown = turns.flatMap(({ blocks }) =>
     blocks.flatMap((block) => (block.type === "tool_result" ? block.content : block)),
   );
+  const texts = shown.flatMap((block) => (block.type === "text" ? block.text : []));
   const urls = shown.flatMap((block) => (block.type === "image" ? block.url : []));
-  const inside = urls.filter((url) => url.startsWith("data:"));
   return {
+    textLength: lengthOf(texts),
     images: urls.length,
-    imageBytes: inside.reduce((sum, url) => sum + url.length, 0),
+    imageBytes: lengthOf(urls.filter((url) => url.startsWith("data:"))),
   };
 }
+
+const lengthOf = (texts: readonly string[]) => texts.reduce((sum, text) => sum + text.length, 0);
 
 /** The texts of a system prompt. @throws as `readTurns` */
 export function readSystem(system: unknown): string[] {

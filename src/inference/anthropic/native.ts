@@ -23,8 +23,8 @@ export const MESSAGES: Kind<MessagesRequest> = {
   check({ content }) {
     if (!Array.isArray(content)) throw new Error("no message");
   },
-  usage: ({ bytes }, { usage, content }, maxTokens) =>
-    reportedUsage({ usage: reportOf(usage) }) ?? countedUsage(bytes, content, maxTokens),
+  usage: (_, { usage, content }, maxTokens, promptTokens) =>
+    reportedUsage({ usage: reportOf(usage) }) ?? countedUsage(content, maxTokens, promptTokens),
   show({ model, stopSequences }, answer, { usage, cost }) {
     const blocks = (answer.content as unknown[]).filter(isObject).map(shownBlock);
     const paid = usageBody(usage, cost, undefined);
@@ -48,11 +48,11 @@ function withoutUnsigned(messages: unknown): unknown {
 const isUnsigned = (block: unknown): boolean =>
   isObject(block) && block.type === "thinking" && block.signature === UNSIGNED;
 
-function countedUsage(bytes: number, content: unknown, maxTokens: number): Usage {
+function countedUsage(content: unknown, maxTokens: number, promptTokens: number): Usage {
   const blocks = Array.isArray(content) ? content.filter(isObject) : [];
   const written = blocks.reduce((sum, block) => sum + bytesOf(block), 0);
   return {
-    inputTokens: BigInt(tokensOf(bytes)),
+    inputTokens: BigInt(promptTokens),
     outputTokens: BigInt(Math.min(tokensOf(written), maxTokens)),
     estimated: true,
   };

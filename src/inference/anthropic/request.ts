@@ -3,7 +3,7 @@ import type { Asked } from "../kind.js";
 import { readModel } from "../parameters.js";
 import { fingerprintOf, parseBody } from "../request.js";
 import { flag, isAbsent, isObject, type Json, positive } from "../values.js";
-import { picturesIn, readSystem, readTurns, type Turn } from "./blocks.js";
+import { measured, readSystem, readTurns, type Turn } from "./blocks.js";
 import { readToolChoice, readTools, type Tool, type ToolChoice } from "./tools.js";
 
 /** A message as it was asked for in Anthropic's words, everything in it read and checked. */
@@ -91,14 +91,17 @@ export function readMessagesRequest(body: Json, raw: Buffer): MessagesRequest {
   const model = readModel(body.model);
   refuseCostly(body);
   const turns = readTurns(body.messages);
-  const pictures = picturesIn(turns);
+  const { textLength, ...pictures } = measured(turns);
   const tools = readTools(body.tools);
   const maxTokens = positive(body.max_tokens, "max_tokens");
   return {
     model,
     n: 1,
     maxTokens,
+    // Callers must set it, and know no limits of ours
+    fits: true,
     bytes: raw.length,
+    textLength,
     fingerprint: fingerprintOf(raw) ^ IN_THESE_WORDS,
     stream: flag(body.stream, "stream"),
     system: readSystem(body.system),

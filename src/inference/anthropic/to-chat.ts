@@ -12,10 +12,7 @@ import type { MessagesRequest } from "./request.js";
 import type { Tool, ToolChoice } from "./tools.js";
 
 /** A message in the words of a chat completion, for the upstreams that speak those. */
-export interface TranslatedRequest extends ChatRequest {
-  /** As it was asked for. */
-  asked: MessagesRequest;
-}
+export type TranslatedRequest = MessagesRequest & ChatRequest;
 
 /**
  * Says a message in the words of a chat completion. Whichever of both is longer bounds its tokens.
@@ -23,16 +20,11 @@ export interface TranslatedRequest extends ChatRequest {
  * @throws invalid_request_error  nested too deeply to be written
  */
 export function toChatRequest(asked: MessagesRequest): TranslatedRequest {
-  const { model, n, maxTokens, bytes, fingerprint, stream, images, imageBytes } = asked;
   try {
     const passed = { messages: messagesOf(asked), ...parametersOf(asked) };
     const written = Buffer.byteLength(JSON.stringify(passed));
-    const most = Math.max(bytes, written);
-    return {
-      ...{ model, n, maxTokens, bytes: most, fingerprint, stream, passed, asked },
-      ...(images !== undefined && { images, imageBytes: imageBytes ?? 0 }),
-      includeUsage: true,
-    };
+    const bytes = Math.max(asked.bytes, written);
+    return { ...asked, passed, bytes, includeUsage: true };
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     throw refuse("invalid_request_error", { message: "the body is nested too deeply" });

@@ -19,10 +19,9 @@ import type { TranslatedRequest } from "./to-chat.js";
  * The chunk that ends the answer, and all after it, wait for `finale`.
  */
 export function createTranslatedReader(
-  { model, bytes, imageBytes = 0, asked }: TranslatedRequest,
+  { model, bytes, imageBytes = 0, stopSequences, thinking }: TranslatedRequest,
   meter: Meter,
 ): ChunkReader {
-  const { stopSequences, thinking } = asked;
   const early = { prompt_tokens: tokensOf(bytes - imageBytes), completion_tokens: 0 };
   let ready: Buffer[] = [];
   const held: Buffer[] = [];

@@ -9,16 +9,16 @@ import { createTranslatedReader } from "./translated-reader.js";
 /** Anthropic's messages, answered by an upstream that speaks of chat completions. */
 export const TRANSLATED_MESSAGES: Kind<TranslatedRequest> = {
   ...CHAT,
-  show({ model, asked }, answer, { usage, cost }) {
+  show({ model, thinking, stopSequences }, answer, { usage, cost }) {
     const [first] = answer.choices as unknown[];
     const choice = isObject(first) ? first : {};
     const message = isObject(choice.message) ? choice.message : {};
-    const blocks = blocksOf(message, asked.thinking.shown);
+    const blocks = blocksOf(message, thinking.shown);
     const calls = blocks.some(({ type }) => type === "tool_use");
     return messageBody(
       model,
       blocks,
-      endingOf(choice, calls, asked.stopSequences),
+      endingOf(choice, calls, stopSequences),
       messagesUsage(usageBody(usage, cost, undefined)),
     );
   },
