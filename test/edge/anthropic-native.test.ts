@@ -27,12 +27,11 @@ let gateway: TestGateway;
 beforeAll(async () => {
   upstream = await startAnthropicUpstream(UPSTREAM_KEY);
   other = await startDemoUpstream({ port: 0, key: UPSTREAM_KEY });
-  const key_env = "UPSTREAM_KEY";
   const models = MODELS.map((id) => ({ id, upstream_id: id }));
   gateway = await startTestGateway({
     upstreams: [
-      { name: "native", url: upstream.url, key_env, dialect: "anthropic", models },
-      { name: "other", url: other.url, key_env },
+      { name: "native", url: upstream.url, dialect: "anthropic", models },
+      { name: "other", url: other.url },
     ],
   });
   for (const model of MODELS) {
