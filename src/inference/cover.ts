@@ -10,6 +10,10 @@ import type { Covering } from "./meter.js";
 export interface Cover extends Covering {
   /** Ngonka of all parts. */
   readonly held: Ngonka;
+  /** Why nothing more may be spent, not even what is held. */
+  readonly refusal: Refusal | undefined;
+  /** Tells when `refusal` is set: then the stream is cut at once. */
+  onRefused(act: () => void): void;
   /**
    * Resolves once more is held than before. Where Postgres is away or busy it is asked again for a
    * minute.
@@ -81,6 +85,7 @@ export function createCover(
   let asking: Promise<void> | undefined;
   let inVain = false;
   let refusal: Refusal | undefined;
+  let refused = () => {};
 
   async function grow(): Promise<void> {
     const cost = priceOf(price, inputTokens, BigInt(Math.min(most, tokens + step)));
@@ -95,10 +100,9 @@ export function createCover(
   }
   function note(error: unknown): never {
     inVain = true;
-    if (error instanceof Refusal && error.reason === "hold_ended") {
-      refusal = refuse("model_unavailable");
-    } else if (error instanceof Refusal && ![...PASSING, ...POOR].includes(error.reason)) {
-      refusal = error;
+    if (error instanceof Refusal && ![...PASSING, ...POOR].includes(error.reason)) {
+      refusal = error.reason === "hold_ended" ? refuse("model_unavailable") : error;
+      refused();
     }
     throw refusal ?? error;
   }
@@ -121,8 +125,14 @@ export function createCover(
     get refused() {
       return refusal !== undefined;
     },
+    get refusal() {
+      return refusal;
+    },
     get held() {
       return held;
+    },
+    onRefused(act) {
+      refused = act;
     },
     ask() {
       if (asking === undefined && !inVain) begin().catch(() => {});

@@ -42,8 +42,10 @@ const NEEDLE = Buffer.from('"usage"');
 const NOT_YET = Buffer.from(":null");
 /** Bytes of JSON that stand around the text of one event at the most. */
 const MOST_WRAPPING = 120;
-/** No vocabulary has a longer token, not even with its bytes written as JSON. */
+/** Characters that no token has more of, in any vocabulary. */
 const LONGEST_TOKEN = 256;
+/** What stands in events and was not written by a model. */
+const UNWRITTEN = new Set(["id", "index", "role", "type", "finish_reason", "logprobs"]);
 const [QUOTE, BACKSLASH, COLON, SPACE] = [0x22, 0x5c, 0x3a, 0x20];
 
 /**
@@ -57,6 +59,7 @@ export function createMeter(promptTokens: number, most: number, cover?: Covering
   let events = 0;
   let bytes = 0;
   let ceiling = 0;
+  let surplus = 0;
   // The shortest event has next to no text: what it has, all have around theirs
   let wrapping = MOST_WRAPPING;
   const paidFor = () => Math.min(most, cover?.tokens ?? most);
@@ -84,13 +87,14 @@ export function createMeter(promptTokens: number, most: number, cover?: Covering
       events += 1;
       bytes += carried.length;
       wrapping = Math.min(wrapping, carried.length);
+      if (events > most || bytes > most * LONGEST_TOKEN) surplus += textIn(carried);
       return true;
     },
     get started() {
       return events > 0 || reported !== undefined;
     },
     get endless() {
-      return bytes - events * wrapping > most * LONGEST_TOKEN;
+      return surplus > most * LONGEST_TOKEN;
     },
     usage(whole) {
       if (whole && reported !== undefined) return reported;
@@ -99,6 +103,24 @@ export function createMeter(promptTokens: number, most: number, cover?: Covering
       return { inputTokens, outputTokens, estimated: true };
     },
   };
+}
+
+/**
+ * Characters that a model has written into an event. Costs as much as parsing it, and so is asked
+ * only where there are more events than tokens should be.
+ */
+function textIn(carried: Buffer): number {
+  const text = carried.toString("utf8");
+  let length = 0;
+  try {
+    JSON.parse(text.startsWith("[") ? text : `[${text}]`, (name, value) => {
+      if (typeof value === "string" && !UNWRITTEN.has(name)) length += value.length;
+      return value;
+    });
+  } catch {
+    return 0;
+  }
+  return length;
 }
 
 /**

@@ -79,6 +79,7 @@ export async function stream<Request extends Asked>(
   }
   const most = payment.maxTokens * request.n;
   const meter = createMeter(payment.promptTokens, most, payment.cover);
+  payment.cover?.onRefused(() => exchange.cancel());
   payment.producing(() => (meter.started ? meter.usage(false) : undefined));
   const run: Run = {
     ...{ payment, exchange, meter, log, splitter: createSseSplitter() },
@@ -114,26 +115,32 @@ async function step(run: Run): Promise<Buffer | undefined> {
   return (await advance(run)) ?? (await settle(run));
 }
 
-/** What may be sent now; undefined once nothing more is read. Notes how it ended in `run`. */
+/** What may be sent now; undefined once nothing more is taken. Notes how it ended in `run`. */
 async function advance(run: Run): Promise<Buffer | undefined> {
-  const { reader, meter } = run;
-  try {
-    while (!run.over) {
+  while (!run.over) {
+    try {
       const isPaidFor = takePayloads(run);
-      const events = reader.forward();
+      const events = run.reader.forward();
       if (events !== undefined) return events;
-      if (!isPaidFor) await payForMore(run);
-      else if (reader.done || (run.ended && reader.finished)) run.over = true;
-      else if (run.ended) throw new Error("the stream ended early");
-      else if (meter.endless && !reader.finished) cutAt(run, undefined);
-      else await read(run);
+      await goOn(run, isPaidFor);
+    } catch (error) {
+      run.over = true;
+      const stop = stopReasonOf(run.payment.cover?.refusal ?? error);
+      if (stop === undefined) run.error = error;
+      else cutAt(run, stop);
     }
-  } catch (error) {
-    run.over = true;
-    run.error = error;
   }
   // What came before a broken event was produced and is paid for, so it is delivered
-  return reader.forward();
+  return run.reader.forward();
+}
+
+async function goOn(run: Run, isPaidFor: boolean): Promise<void> {
+  const { payment, reader, meter } = run;
+  if (!isPaidFor) await payment.cover?.more(payment.signal);
+  else if (reader.done || run.ended) run.over = true;
+  else if (meter.endless && !reader.finished) cutAt(run, undefined);
+  else await read(run);
+  if (run.over && !reader.finished && !run.cut) throw new Error("the stream ended early");
 }
 
 /** @returns false where what is held does not pay for the next one */
@@ -155,18 +162,6 @@ async function read(run: Run): Promise<void> {
   run.payloads = pieces?.flatMap((piece) => splitter.push(piece)) ?? (last ? [last] : []);
   for (const piece of pieces ?? []) run.room -= piece.length;
   if (run.room < 0) throw new Error("the stream is larger than any answer can be");
-}
-
-/** Waits until more is held, while the upstream waits for us; cuts the stream where no more can be. */
-async function payForMore(run: Run): Promise<void> {
-  const { cover, signal } = run.payment;
-  try {
-    await cover?.more(signal);
-  } catch (error) {
-    const stop = stopReasonOf(error);
-    if (stop === undefined) throw error;
-    cutAt(run, stop);
-  }
 }
 
 function cutAt(run: Run, stop: StopReason | undefined): void {

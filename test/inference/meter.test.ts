@@ -111,19 +111,25 @@ test("an event holds no more tokens than we count for it, whatever its strings a
         expect(most).toBe(Math.max(1, quoted));
       }
     }),
-    { numRuns: 1_000 },
+    { numRuns: 200 },
   );
 });
 
 test("more than was asked for is certain only once no vocabulary could say it in so few tokens", () => {
+  const written = (content: string) =>
+    Buffer.from(`{"index":0,"delta":{"role":"assistant","content":"${content}"}}`);
   const meter = createMeter(1, 10);
-  const event = Buffer.alloc(60 + 256);
-  meter.count(Buffer.alloc(60));
-  for (let i = 0; i < 10; i++) meter.count(event);
+  for (let i = 0; i < 10; i++) meter.count(written("word"));
+  for (let i = 0; i < 1_000; i++) meter.count(written(""));
+  for (let i = 0; i < 256; i++) meter.count(written("0123456789"));
   expect(meter.endless).toBe(false);
-  meter.count(Buffer.alloc(61));
+  meter.count(written("0"));
   expect(meter.endless).toBe(true);
   expect(meter.usage(false).outputTokens).toBe(10n);
+
+  const large = createMeter(1, 10);
+  for (let i = 0; i < 3; i++) large.count(written("x".repeat(2_000)));
+  expect(large.endless).toBe(true);
 });
 
 test("a stream that outruns its hold asks for more in time, and is charged for no more than is held", () => {
