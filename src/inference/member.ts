@@ -44,6 +44,8 @@ export interface Target {
   /** As the upstream knows it. */
   modelThere: string;
   circuit: Circuit;
+  /** Whether its last failure may have been the fault of the request. */
+  doubtful: boolean;
   /** No request goes there before this, in `elapsed` time, since the upstream has said so. */
   coolUntil: number;
   /** What a request is refused with meanwhile. */
@@ -55,7 +57,15 @@ export interface Obstacle {
   reason: Reason;
   /** Milliseconds until it may take one. */
   wait: number;
+  /**
+   * It may be asked where nobody else serves the model: else one caller, with a request that makes
+   * the upstream fail, could keep all others out.
+   */
+  doubtful: boolean;
 }
+
+/** These speak of the upstream, whatever was asked. */
+const SURELY_UPSTREAM = [408, 502, 503, 504, 529];
 
 /** Where an upstream with too much to do does not say how long to wait. */
 const BREATHER = SECOND;
@@ -79,7 +89,8 @@ export function createMember(spec: UpstreamSpec, log: Log): Member {
 export function createTarget(member: Member, model: string, log: Log): Target {
   const modelThere = member.spec.models?.get(model) ?? model;
   const target: Target = {
-    ...{ member, model, modelThere, coolUntil: 0, coolFor: "model_unavailable" },
+    ...{ member, model, modelThere, doubtful: false },
+    ...{ coolUntil: 0, coolFor: "model_unavailable" },
     circuit: createCircuit(teller(log, { upstream: member.spec.name, model })),
   };
   member.targets.push(target);
@@ -95,12 +106,15 @@ function teller(log: Log, place: { upstream: string; model?: string }) {
 
 /** @param at now, in `elapsed` time. @returns undefined where a request may go there */
 export function obstacleOf(target: Target, at: number): Obstacle | undefined {
-  const { member, circuit, coolUntil, coolFor } = target;
-  const broken = Math.max(member.circuit.wait(at), circuit.wait(at));
-  if (broken > 0) return { reason: "model_unavailable", wait: broken };
-  if (coolUntil > at) return { reason: coolFor, wait: coolUntil - at };
-  if (member.inFlight < member.spec.maxConcurrent) return undefined;
-  return { reason: "upstream_rate_limited", wait: BREATHER };
+  const { member, circuit, doubtful, coolUntil, coolFor } = target;
+  const away = member.circuit.wait(at);
+  if (away > 0) return { reason: "model_unavailable", wait: away, doubtful: false };
+  if (coolUntil > at) return { reason: coolFor, wait: coolUntil - at, doubtful: false };
+  if (member.inFlight >= member.spec.maxConcurrent) {
+    return { reason: "upstream_rate_limited", wait: BREATHER, doubtful: false };
+  }
+  const broken = circuit.wait(at);
+  return broken > 0 ? { reason: "model_unavailable", wait: broken, doubtful } : undefined;
 }
 
 /** How the whole upstream stands: the worst of what is known. */
@@ -133,6 +147,7 @@ export function noteHead(target: Target, who: object, answer: Exchange, at: numb
     circuit.left(who);
     cool(target, at, "upstream_rate_limited", retryAfter);
   } else if (outcome === "failed" || outcome === "account" || outcome === "timed_out") {
+    target.doubtful = !SURELY_UPSTREAM.includes(status);
     circuit.failed(who, `it answers ${status}`, at);
     if (retryAfter) cool(target, at, "model_unavailable", retryAfter);
   } else circuit.succeeded(who);
@@ -170,18 +185,20 @@ function cool(target: Target, at: number, reason: Reason, seconds: number | unde
 
 /** No answer came, though the caller waited. */
 export function noteFailure(
-  { member, circuit }: Target,
+  target: Target,
   who: object,
   error: Error,
   sent: boolean,
   at: number,
 ): Outcome {
+  const { member, circuit } = target;
   const outcome = sent ? breakOf(error) : "unreachable";
   const problem = problemOf(error);
   member.inFlight -= 1;
   member.outcomes[outcome] += 1;
   if (sent) {
     member.circuit.left(who);
+    target.doubtful = false;
     circuit.failed(who, problem, at);
   } else {
     circuit.left(who);

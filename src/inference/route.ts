@@ -46,6 +46,11 @@ interface Asking {
   log: Log;
 }
 
+/**
+ * Where the upstream has said that it did no work. Of a timeout it may have done all of it, and a
+ * key that is not taken (401) is for the operator to see at once, not to be covered up.
+ */
+const ELSEWHERE = [402, 403, 429, 500, 502, 503, 529];
 const MOST_TRIES = 3;
 /** Whoever has waited for so long is told, rather than kept waiting for another upstream. */
 const RETRY_WITHIN = 30 * SECOND;
@@ -58,7 +63,7 @@ export function createRoute(targets: readonly Target[], log: Log): Route {
     post(path, bodyFor, signal) {
       const since = elapsed();
       const asking = { targets: inOrder, path, bodyFor, signal, since, tried: [], log };
-      const target = choose(asking, since);
+      const target = choose(asking, since) ?? chooseDoubtful(asking, since);
       if (target === undefined) return Promise.reject(nobodyNow(inOrder, since));
       return ask(asking, target);
     },
@@ -69,18 +74,27 @@ export function createRoute(targets: readonly Target[], log: Log): Route {
  * One of the lowest priority that can take a request now and was not asked yet, by weight. One pass
  * without a list: each is taken with its share of the weights so far.
  */
-function choose({ targets, tried }: Asking, at: number): Target | undefined {
+function choose(
+  { targets, tried }: Asking,
+  at: number,
+  mayTake: (obstacle: Obstacle | undefined) => boolean = isNone,
+): Target | undefined {
   let chosen: Target | undefined;
   let total = 0;
   for (const target of targets) {
     const { priority, weight } = target.member.spec;
     if (chosen !== undefined && priority > chosen.member.spec.priority) break;
-    if (tried.includes(target) || obstacleOf(target, at) !== undefined) continue;
+    if (tried.includes(target) || !mayTake(obstacleOf(target, at))) continue;
     total += weight;
     if (total === weight || Math.random() * total < weight) chosen = target;
   }
   return chosen;
 }
+
+const isNone = (obstacle: Obstacle | undefined) => obstacle === undefined;
+
+const chooseDoubtful = (asking: Asking, at: number): Target | undefined =>
+  choose(asking, at, (obstacle) => obstacle?.doubtful === true);
 
 function ask(asking: Asking, target: Target): Promise<Exchange> {
   const { path, bodyFor, signal, tried } = asking;
@@ -93,7 +107,7 @@ function ask(asking: Asking, target: Target): Promise<Exchange> {
       const outcome = noteHead(target, watcher, exchange, at);
       if (outcome === "answered" || outcome === "refused") return exchange;
       if (outcome === "account") tellOperator(asking, target, exchange);
-      const next = mayAskElsewhere(outcome, exchange) ? another(asking, at) : undefined;
+      const next = ELSEWHERE.includes(exchange.status) ? another(asking, at) : undefined;
       if (next !== undefined) {
         exchange.discard();
         return askAgain(asking, target, next, outcome);
@@ -120,15 +134,6 @@ function ask(asking: Asking, target: Target): Promise<Exchange> {
   };
   enter(target, watcher);
   return upstream.post(path, body, signal, watcher);
-}
-
-/**
- * Only where the upstream has said that it did no work. Of a timeout it may have done all of it, and
- * a refusal of our key is for the operator to see, not to be covered up.
- */
-function mayAskElsewhere(outcome: Outcome, { status }: Exchange): boolean {
-  if (outcome === "rate_limited") return true;
-  return outcome === "failed" && [500, 502, 503, 529].includes(status);
 }
 
 const mayGoOn = ({ tried, since, signal }: Asking, at: number): boolean =>

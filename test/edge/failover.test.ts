@@ -159,7 +159,7 @@ test("an SDK's own retries reach a passing fault again, and a definite refusal n
 
 test("an upstream that refuses our account is for the operator to see, never for the caller", async () => {
   const { secret } = await gateway.createChild();
-  first.behave(says(402));
+  for (const upstream of [first, second]) upstream.behave(says(402));
   const error = await errorOf(clientOf(secret).chat.completions.create({ model, messages: HI }));
   expect([error.status, error.code]).toEqual([503, "model_unavailable"]);
   first.behave(says(401));

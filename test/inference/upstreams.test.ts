@@ -1,3 +1,4 @@
+import { pino } from "pino";
 import { afterEach, expect, test, vi } from "vitest";
 import { Refusal } from "../../src/base/errors.js";
 import { createLog } from "../../src/base/log.js";
@@ -141,7 +142,7 @@ test("a later priority is asked only where nobody of an earlier one can take it"
   expect(await many(30, () => asking(upstreams))).toEqual({ "a 200": 30 });
 });
 
-test.each([429, 500, 502, 503, 529])(
+test.each([402, 403, 429, 500, 502, 503, 529])(
   "a %i before the first byte of an answer goes to another upstream",
   async (status) => {
     const [a, b] = [await upstream(says(status)), await upstream(answers())];
@@ -161,7 +162,7 @@ test("an upstream that cannot be reached costs nothing but another one's turn", 
   expect(outcomes).toMatchObject({ unreachable: 20, broken: 0 });
 });
 
-test.each([400, 401, 402, 403, 404, 408, 413, 422, 504])(
+test.each([400, 401, 404, 408, 413, 422, 504])(
   "a %i is nobody else's business: it is not asked twice",
   async (status) => {
     const [a, b] = [await upstream(says(status)), await upstream(answers())];
@@ -240,15 +241,15 @@ test("an upstream that is ready again is asked again, no sooner", async () => {
 
 test("a circuit opens on failures, lets one request try, and closes on its success", async () => {
   const clock = stopClock();
-  const a = await upstream(says(500));
+  const a = await upstream(says(503));
   const upstreams = opened({ url: a.url });
   const seen = new Set<string>();
   for (let i = 0; i < 8; i++) seen.add(await asking(upstreams));
-  expect([...seen]).toEqual(["a 500 -", "a 500 1", "model_unavailable 1"]);
+  expect([...seen]).toEqual(["a 503 -", "a 503 1", "model_unavailable 1"]);
   expect(a.visits.length).toBe(5);
   expect(standingOf(upstreams, "a")).toMatchObject({
     state: "open",
-    troubles: [{ model: "m", state: "open", problem: "it answers 500" }],
+    troubles: [{ model: "m", state: "open", problem: "it answers 503" }],
   });
   // Its other models go on
   a.behave(answers());
@@ -269,6 +270,20 @@ test("a circuit opens on failures, lets one request try, and closes on its succe
   expect(await many(5, () => asking(upstreams))).toEqual({ "a 200": 5 });
 });
 
+test("a request that makes an upstream fail keeps no other out, however often it is sent", async () => {
+  stopClock();
+  const [a, b] = [await upstream(says(500)), await upstream(says(500))];
+  const upstreams = opened({ url: a.url }, { url: b.url });
+  for (let i = 0; i < 12; i++) await asking(upstreams);
+  expect(upstreams.standing().map(({ state }) => state)).toEqual(["open", "open"]);
+  // Each is asked by itself now: a failure costs nobody else's time
+  const before = a.visits.length + b.visits.length;
+  expect(await asking(upstreams)).toMatch(/^[ab] 500/);
+  expect(a.visits.length + b.visits.length).toBe(before + 1);
+  for (const it of [a, b]) it.behave(answers());
+  expect(await asking(upstreams)).toMatch(/^[ab] 200/);
+});
+
 test("an upstream that does not take our key is left alone at once, and the others go on", async () => {
   const [a, b] = [await upstream(says(401)), await upstream(answers())];
   const upstreams = opened({ url: a.url }, { url: b.url, priority: 1 });
@@ -278,6 +293,27 @@ test("an upstream that does not take our key is left alone at once, and the othe
   const { troubles, outcomes } = standingOf(upstreams, "a");
   expect(troubles).toMatchObject([{ model: undefined, state: "open" }]);
   expect(outcomes.account).toBe(1);
+});
+
+test("the operator's log tells of retries, of circuits and of our account, and never the key", async () => {
+  const lines: Record<string, unknown>[] = [];
+  const log = pino({ level: "info" }, { write: (line) => lines.push(JSON.parse(line)) });
+  const [a, b] = [await upstream(says(402)), await upstream(says(503))];
+  const specs = [
+    specOf({ name: "a", url: a.url, key: "secret-of-a", priority: 0 }),
+    specOf({ name: "b", url: b.url, key: "secret-of-b", priority: 1 }),
+  ];
+  const upstreams = createUpstreams(specs, log);
+  closers.push(upstreams.close);
+  for (let i = 0; i < 5; i++) await asking(upstreams);
+  const told = lines.map(({ level, upstream: name, msg }) => `${level} ${name} ${msg}`);
+  const times = (text: string) => told.filter((line) => line.includes(text)).length;
+  expect(times("50 a an upstream refuses our key or our account there")).toBe(5);
+  expect(times("40 a asking another upstream")).toBe(5);
+  expect(times("50 a circuit opened")).toBe(1);
+  expect(times("50 b circuit opened")).toBe(1);
+  expect(lines).toContainEqual(expect.objectContaining({ model: "m", problem: "it answers 402" }));
+  expect(JSON.stringify(lines)).not.toContain("secret-of");
 });
 
 test("an upstream gets no more at once than it may, the next one the rest, and nobody waits in line", async () => {
