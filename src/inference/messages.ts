@@ -1,4 +1,12 @@
-import { create, type MessageInitShape, ScalarType, toJson } from "@bufbuild/protobuf";
+import {
+  create,
+  type DescMessage,
+  type JsonObject,
+  type MessageInitShape,
+  type MessageShape,
+  ScalarType,
+  toJson,
+} from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { refuseField } from "../base/errors.js";
 import { SECOND } from "../base/time.js";
@@ -7,6 +15,9 @@ import {
   type CreateChatCompletionRequest,
   CreateChatCompletionRequestSchema,
   type CreateChatCompletionResponseSchema,
+  type CreateEmbeddingRequest,
+  CreateEmbeddingRequestSchema,
+  type CreateEmbeddingResponseSchema,
   type StreamChatCompletionResponseSchema,
   type ToolCallSchema,
   type UsageSchema,
@@ -19,10 +30,10 @@ type Message = MessageInitShape<typeof ChatMessageSchema>;
 type ToolCall = MessageInitShape<typeof ToolCallSchema>;
 type Usage = MessageInitShape<typeof UsageSchema>;
 
-const schema = CreateChatCompletionRequestSchema;
+type Embeddings = MessageInitShape<typeof CreateEmbeddingResponseSchema>;
 
 /** Decided by the method that is called, so they can't stand in `extra`. */
-const BY_METHOD = ["stream", "stream_options"];
+const BY_METHOD = ["stream", "stream_options", "encoding_format"];
 
 /**
  * The JSON body of a request that came as a message.
@@ -31,38 +42,54 @@ const BY_METHOD = ["stream", "stream_options"];
  *   carry
  */
 export function toBody(request: CreateChatCompletionRequest, stream: boolean): Buffer {
-  const { extra, ...fields } = toFields(request);
-  const taken = [...schema.fields.map((field) => field.name), ...BY_METHOD];
-  for (const name of Object.keys(isObject(extra) ? extra : {})) {
-    if (taken.includes(name)) throw refuseField(`extra.${name}`, "is a field of its own");
-  }
+  const fields = fieldsOf(CreateChatCompletionRequestSchema, request);
   const seed = fields.seed === undefined ? undefined : Number(fields.seed);
   if (seed !== undefined && !Number.isSafeInteger(seed)) {
     throw refuseField("seed", "must be at most 2^53 - 1");
   }
   const body = {
     ...fields,
-    ...(isObject(extra) && extra),
+    ...(fields.messages !== undefined && { messages: list(fields.messages).map(withParts) }),
     ...(seed !== undefined && { seed }),
     ...(stream && { stream, stream_options: { include_usage: true } }),
   };
   return Buffer.from(JSON.stringify(body));
 }
 
-/** The request by its JSON names. */
-function toFields(request: CreateChatCompletionRequest): Json {
-  const fields = encoded(request) ?? refuseUnencoded(request);
+/** The same for embeddings. @throws invalid_request_error likewise */
+export function toEmbeddingBody(request: CreateEmbeddingRequest): Buffer {
+  return Buffer.from(JSON.stringify(fieldsOf(CreateEmbeddingRequestSchema, request)));
+}
+
+/** JSON has parts where it has text. */
+function withParts({ parts, ...message }: Json, i: number): Json {
+  if (parts === undefined) return message;
+  if (message.content === undefined) return { ...message, content: parts };
+  throw refuseField(`messages[${i}].parts`, "must not stand beside content");
+}
+
+/** The request by its JSON names, with what `extra` adds. */
+function fieldsOf<Desc extends DescMessage>(schema: Desc, request: MessageShape<Desc>): Json {
+  const { extra, ...fields } = encoded(schema, request) ?? refuseUnencoded(schema, request);
   for (const { name, scalar } of schema.fields) {
     // NaN and the infinities become words
     if (scalar === ScalarType.DOUBLE && typeof fields[name] === "string") {
       throw refuseField(name, "must be a finite number");
     }
   }
-  return fields;
+  if (!isObject(extra)) return fields;
+  const taken = [...schema.fields.map((field) => field.name), ...BY_METHOD];
+  for (const name of Object.keys(extra)) {
+    if (taken.includes(name)) throw refuseField(`extra.${name}`, "is a field of its own");
+  }
+  return { ...fields, ...extra };
 }
 
 /** @returns undefined where a free-form value has NaN, an infinity or nothing at all in it */
-function encoded(request: CreateChatCompletionRequest): Json | undefined {
+function encoded<Desc extends DescMessage>(
+  schema: Desc,
+  request: MessageShape<Desc>,
+): Json | undefined {
   try {
     return toJson(schema, request, { useProtoFieldName: true }) as Json;
   } catch {
@@ -70,11 +97,15 @@ function encoded(request: CreateChatCompletionRequest): Json | undefined {
   }
 }
 
-function refuseUnencoded(request: CreateChatCompletionRequest): never {
+function refuseUnencoded<Desc extends DescMessage>(
+  schema: Desc,
+  request: MessageShape<Desc>,
+): never {
   const values = Object.entries(request);
   const culprit = schema.fields.find(({ localName }) => {
     const alone = values.filter(([name]) => name === localName);
-    return encoded(create(schema, Object.fromEntries(alone))) === undefined;
+    const init = Object.fromEntries(alone) as MessageInitShape<Desc>;
+    return encoded(schema, create(schema, init)) === undefined;
   });
   throw refuseField(culprit?.name ?? "completion", "has a value that JSON cannot carry");
 }
@@ -87,6 +118,7 @@ export function toCompletion(answer: Json): Completion {
       index: count(choice.index),
       message: message(choice.message),
       finishReason: text(choice.finish_reason) ?? "",
+      ...logprobs(choice.logprobs),
     })),
     ...usage(answer.usage),
   };
@@ -103,11 +135,27 @@ export function toChunk(payload: string): Chunk {
         index: count(choice.index),
         delta: message(choice.delta),
         ...(finishReason !== undefined && { finishReason }),
+        ...logprobs(choice.logprobs),
       };
     }),
     ...usage(chunk.usage),
   };
 }
+
+/** Embeddings of ours as a message. */
+export function toEmbeddings(answer: Json): Embeddings {
+  return {
+    model: text(answer.model) ?? "",
+    data: list(answer.data).map(({ index, embedding }) => ({
+      index: count(index),
+      embedding: Array.isArray(embedding) ? embedding : [],
+    })),
+    ...usage(answer.usage),
+  };
+}
+
+const logprobs = (value: unknown): { logprobs?: JsonObject } =>
+  isObject(value) ? { logprobs: value as JsonObject } : {};
 
 const head = (answer: Json) => ({
   id: text(answer.id) ?? "",

@@ -2,6 +2,7 @@ import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { refuseField } from "../base/errors.js";
 import type {
   CreateChatCompletionRequest,
+  CreateEmbeddingRequest,
   ListModelsRequest,
   StreamChatCompletionRequest,
 } from "../gen/keytoll/v1/inference_pb.js";
@@ -9,8 +10,9 @@ import type { ChildCaller } from "../keys/caller.js";
 import type { RateLimiter } from "../keys/rate-limit.js";
 import { admit } from "./admit.js";
 import { CHAT } from "./chat.js";
+import { EMBEDDINGS, parseEmbeddingRequest } from "./embeddings.js";
 import type { Inference } from "./inference.js";
-import { toBody, toChunk, toCompletion } from "./messages.js";
+import { toBody, toChunk, toCompletion, toEmbeddingBody, toEmbeddings } from "./messages.js";
 import { OWNED_BY } from "./models.js";
 import { parseChatRequest } from "./request.js";
 
@@ -51,6 +53,13 @@ export const inferenceHandlers = ({ inference, limiter, requireChild }: Inferenc
     } finally {
       leave();
     }
+  },
+
+  async createEmbedding(request: CreateEmbeddingRequest, call: Call) {
+    const caller = await requireChild(call.authorization);
+    await admit(limiter, caller);
+    const asked = parseEmbeddingRequest(toEmbeddingBody(request));
+    return toEmbeddings(await inference.complete(caller, EMBEDDINGS, asked, lineOf(call)));
   },
 
   async listModels(_: ListModelsRequest, call: Call) {

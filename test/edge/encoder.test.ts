@@ -8,7 +8,10 @@ import {
   GetHoldResponseSchema,
   StreamResponseSchema,
 } from "../../src/gen/keytoll/v1/hold_pb.js";
-import { CreateChatCompletionResponseSchema } from "../../src/gen/keytoll/v1/inference_pb.js";
+import {
+  CreateChatCompletionResponseSchema,
+  CreateEmbeddingResponseSchema,
+} from "../../src/gen/keytoll/v1/inference_pb.js";
 
 const int64 = fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n });
 const int32 = fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 });
@@ -80,4 +83,10 @@ test("messages that our writer has no room or no words for are written too", () 
   }
   const choices = [{ message: { role: "assistant", content: "hello" } }];
   same(CreateChatCompletionResponseSchema, { id: "1", choices });
+  const logprobs = { content: [{ token: "a", logprob: -0.5, bytes: [97] }], refusal: null };
+  const parts = [{ type: "text", text: "b" }, {}];
+  const seen = [{ message: { role: "user", parts } }, { logprobs: {} }, { logprobs }];
+  same(CreateChatCompletionResponseSchema, { id: "1", choices: [...choices, ...seen], usage: {} });
+  const data = [{ index: 1, embedding: [0.5, -2, 0] }, { index: 2 }];
+  same(CreateEmbeddingResponseSchema, { model: "m", data, usage: { promptTokens: 3 } });
 });

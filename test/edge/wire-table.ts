@@ -56,6 +56,7 @@ export function aTable(seen: Seen): ServiceTable {
     }),
     service(InferenceService, {
       createChatCompletion: notFound,
+      createEmbedding: notFound,
       async *streamChatCompletion({ completion }, caller) {
         const last = completion?.model === "endless" ? Number.MAX_SAFE_INTEGER : 3;
         try {

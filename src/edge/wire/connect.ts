@@ -14,7 +14,7 @@ import type { Log } from "../../base/log.js";
 import { ErrorInfoSchema, RetryInfoSchema } from "../../gen/google/rpc/errors_pb.js";
 import { sendError } from "./answer.js";
 import type { CallContext, Endpoint, ServiceTable } from "./handlers.js";
-import { MAX_MESSAGE_BYTES, toRpcFailure } from "./status.js";
+import { MAX_MESSAGE_BYTES, PUSHBACK, toRpcFailure } from "./status.js";
 import { explainUndecoded, toReadingRefusal } from "./undecoded.js";
 
 const ip = createContextKey("", { description: "address of the peer" });
@@ -145,9 +145,12 @@ function toConnectError(
   { protocolName }: HandlerContext,
   log: Log,
 ): ConnectError {
-  const { code, message, errorInfo, retryInfo } = toRpcFailure(error, caller, log);
+  const { code, message, errorInfo, retryInfo, pushback } = toRpcFailure(error, caller, log);
   // gRPC's clients join headers and trailers, and would find it twice
-  const metadata = protocolName === "connect" ? { "x-request-id": caller.requestId } : {};
+  const metadata: Record<string, string> =
+    protocolName === "connect"
+      ? { "x-request-id": caller.requestId }
+      : { ...(pushback !== undefined && { [PUSHBACK]: pushback }) };
   const answer = new ConnectError(message, code, metadata);
   if (errorInfo) answer.details.push({ desc: ErrorInfoSchema, value: errorInfo });
   if (retryInfo) answer.details.push({ desc: RetryInfoSchema, value: retryInfo });

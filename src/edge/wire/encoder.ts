@@ -17,34 +17,52 @@ const scratch = Buffer.allocUnsafe(SCRATCH);
 /**
  * Writes messages of one type in a fifth of the library's time, which looks every field up by
  * reflection: here each field has its writer, made once. Fields that are not set may be absent.
- * Types with other fields than integers, enums, flags, texts, and messages of such, alone, in lists
- * or by name, are left to the library.
+ * A message in which other fields are set than integers, enums, flags, texts, and messages of such,
+ * alone, in lists or by name, is left to the library.
  */
 export function encoderOf(schema: DescMessage): (message: Values) => Buffer {
   const write = writerOf(schema, new Set());
   const slowly = (message: Values) => Buffer.from(toBinary(schema, create(schema, message)));
-  if (!write) return slowly;
   return (message) => {
     const end = write(scratch, 0, message);
     return end > SCRATCH ? slowly(message) : Buffer.from(scratch.subarray(0, end));
   };
 }
 
-/** Undefined where there is a field that we do not write. */
-function writerOf(schema: DescMessage, above: Set<DescMessage>): Writer | undefined {
-  // A type that contains itself has no end of writers
-  if (above.has(schema)) return undefined;
+/** Their messages are plain JSON or plain values, not what their fields say. */
+const UNBOXED = ["google/protobuf/struct", "google/protobuf/wrappers"];
+
+/** Where a field ends that we do not write: past the end of anything. */
+const BEYOND = Number.POSITIVE_INFINITY;
+
+function writerOf(schema: DescMessage, above: Set<DescMessage>): Writer {
   const within = new Set([...above, schema]);
-  const writers: Writer[] = [];
-  for (const field of [...schema.fields].sort((a, b) => a.number - b.number)) {
-    const write = fieldWriter(field, within);
-    if (!write) return undefined;
-    writers.push(write);
-  }
+  const writers = [...schema.fields]
+    .sort((a, b) => a.number - b.number)
+    .map((field) => fieldWriter(field, within) ?? leaverOf(field));
   return (out, at, message) => {
     let end = at;
-    for (const write of writers) end = write(out, end, message);
+    for (const write of writers) {
+      end = write(out, end, message);
+      if (end === BEYOND) return BEYOND;
+    }
     return end;
+  };
+}
+
+/** For a field that we do not write: nothing where it is not set. */
+function leaverOf({ localName, oneof, fieldKind }: DescField): Writer {
+  return (_, at, message) => {
+    if (oneof) {
+      const chosen = message[oneof.localName] as { case?: string } | undefined;
+      return chosen?.case === localName ? BEYOND : at;
+    }
+    const value = message[localName];
+    const isEmpty =
+      fieldKind === "list" || fieldKind === "map"
+        ? Object.keys(value ?? {}).length === 0
+        : value === undefined;
+    return isEmpty ? at : BEYOND;
   };
 }
 
@@ -109,8 +127,10 @@ function valueWriter(field: DescField, above: Set<DescMessage>): ValueWriter | u
   const tag = (type: number) => field.number * 8 + type;
   if (field.fieldKind === "enum") return integerWriter(tag(VARINT));
   if (field.fieldKind === "message" || (field.fieldKind === "list" && field.message)) {
-    const write = field.delimitedEncoding ? undefined : writerOf(field.message, above);
-    return write && messageWriter(tag(LENGTH), write);
+    // A type that contains itself has no end of writers
+    if (field.delimitedEncoding || above.has(field.message)) return undefined;
+    if (UNBOXED.includes(field.message.file.name)) return undefined;
+    return messageWriter(tag(LENGTH), writerOf(field.message, above));
   }
   if (field.fieldKind === "list" && field.scalar === ScalarType.STRING) {
     return textWriter(tag(LENGTH));
@@ -154,6 +174,7 @@ function messageWriter(tag: number, write: Writer): ValueWriter {
   return (out, at, value) => {
     const start = varint(out, at, tag);
     const end = write(out, start + 1, value as Values);
+    if (end === BEYOND) return BEYOND;
     const length = end - start - 1;
     // Room was left for a length of one byte: a longer one moves what follows
     const from = start + sizeOf(length);

@@ -12,7 +12,7 @@ import { newId } from "../../base/ids.js";
 import type { Log } from "../../base/log.js";
 import { StatusSchema } from "../../gen/google/rpc/errors_pb.js";
 import type { Call, CallContext, DuplexCall, Endpoint, Fields, StreamCall } from "./handlers.js";
-import { toRpcFailure, toStatusMessage } from "./status.js";
+import { PUSHBACK, toRpcFailure, toStatusMessage } from "./status.js";
 
 /**
  * What this library runs for a method.
@@ -77,10 +77,8 @@ function unary(
         sendHeaders(call, caller);
         callback(null, message);
       },
-      (error) => {
-        sendHeaders(call, caller);
-        callback(toGrpcStatus(error, caller, log));
-      },
+      // Without headers: with them a client takes the call for begun, and tries it never again
+      (error) => callback(toGrpcStatus(error, caller, log)),
     );
   };
 }
@@ -92,9 +90,14 @@ function serverStreaming(
 ): handleServerStreamingCall<Buffer, Fields> {
   return (call) => {
     const caller = callerOf(call);
-    sendHeaders(call, caller);
+    let begun = false;
+    const writeBegun: Write = (sink, answer, signal) => {
+      if (!begun) sendHeaders(call, caller);
+      begun = true;
+      return write(sink, answer, signal);
+    };
     const start = () => handler(decode(input, call.request), caller);
-    void send(call, start, write, caller, log);
+    void send(call, start, writeBegun, caller, log);
   };
 }
 
@@ -207,5 +210,6 @@ function toGrpcStatus(error: unknown, caller: CallContext, log: Log): Partial<St
   metadata.set("x-request-id", caller.requestId);
   const status = toBinary(StatusSchema, toStatusMessage(failure));
   metadata.set("grpc-status-details-bin", Buffer.from(status));
+  if (failure.pushback !== undefined) metadata.set(PUSHBACK, failure.pushback);
   return { code: failure.code as number, details: failure.message, metadata };
 }

@@ -1,8 +1,9 @@
 import { create } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { Refusal } from "../../base/errors.js";
+import { Refusal, type RefusalDetails } from "../../base/errors.js";
 import type { Log } from "../../base/log.js";
+import { SECOND } from "../../base/time.js";
 import { toAnswer } from "../../db/outage.js";
 import {
   type ErrorInfo,
@@ -23,7 +24,12 @@ export interface RpcFailure {
   message: string;
   errorInfo: ErrorInfo | undefined;
   retryInfo: RetryInfo | undefined;
+  /** What gRPC's own retries heed: milliseconds to wait, or "-1" for never. */
+  pushback: string | undefined;
 }
+
+/** The trailer that gRPC's clients read it in. */
+export const PUSHBACK = "grpc-retry-pushback-ms";
 
 /**
  * Puts an error into RPC's words. What a caller must not learn goes to the log, with the request id
@@ -55,12 +61,18 @@ export function toRpcFailure(
       seconds === undefined
         ? undefined
         : create(RetryInfoSchema, { retryDelay: { seconds: BigInt(seconds) } }),
+    pushback: pushbackOf(refusal.details),
   };
+}
+
+function pushbackOf({ retryAfter, shouldRetry }: RefusalDetails): string | undefined {
+  if (shouldRetry === false) return "-1";
+  return retryAfter === undefined ? undefined : String(retryAfter * SECOND);
 }
 
 /** Of a call that its caller ended, or whose time was over. */
 function cutShort({ reason }: AbortSignal): RpcFailure {
-  const none = { errorInfo: undefined, retryInfo: undefined };
+  const none = { errorInfo: undefined, retryInfo: undefined, pushback: undefined };
   if (reason instanceof ConnectError && reason.code === Code.DeadlineExceeded) {
     return { code: Code.DeadlineExceeded, message: "the deadline of the call has passed", ...none };
   }

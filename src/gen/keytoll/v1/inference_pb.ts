@@ -12,7 +12,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file keytoll/v1/inference.proto.
  */
 export const file_keytoll_v1_inference: GenFile = /*@__PURE__*/
-  fileDesc("ChprZXl0b2xsL3YxL2luZmVyZW5jZS5wcm90bxIKa2V5dG9sbC52MSK1BAobQ3JlYXRlQ2hhdENvbXBsZXRpb25SZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEikKCG1lc3NhZ2VzGAIgAygLMhcua2V5dG9sbC52MS5DaGF0TWVzc2FnZRIXCgptYXhfdG9rZW5zGAMgASgFSACIAQESGAoLdGVtcGVyYXR1cmUYBCABKAFIAYgBARISCgV0b3BfcBgFIAEoAUgCiAEBEgwKBHN0b3AYBiADKAkSDgoBbhgHIAEoBUgDiAEBEhEKBHNlZWQYCCABKANIBIgBARIdChBwcmVzZW5jZV9wZW5hbHR5GAkgASgBSAWIAQESHgoRZnJlcXVlbmN5X3BlbmFsdHkYCiABKAFIBogBARIfCgV0b29scxgLIAMoCzIQLmtleXRvbGwudjEuVG9vbBIrCgt0b29sX2Nob2ljZRgMIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIwCg9yZXNwb25zZV9mb3JtYXQYDSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhEKBHVzZXIYDiABKAlIB4gBARImCgVleHRyYRgPIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3RCDQoLX21heF90b2tlbnNCDgoMX3RlbXBlcmF0dXJlQggKBl90b3BfcEIECgJfbkIHCgVfc2VlZEITChFfcHJlc2VuY2VfcGVuYWx0eUIUChJfZnJlcXVlbmN5X3BlbmFsdHlCBwoFX3VzZXIi5QEKC0NoYXRNZXNzYWdlEgwKBHJvbGUYASABKAkSFAoHY29udGVudBgCIAEoCUgAiAEBEhEKBG5hbWUYAyABKAlIAYgBARIoCgp0b29sX2NhbGxzGAQgAygLMhQua2V5dG9sbC52MS5Ub29sQ2FsbBIZCgx0b29sX2NhbGxfaWQYBSABKAlIAogBARIeChFyZWFzb25pbmdfY29udGVudBgGIAEoCUgDiAEBQgoKCF9jb250ZW50QgcKBV9uYW1lQg8KDV90b29sX2NhbGxfaWRCFAoSX3JlYXNvbmluZ19jb250ZW50Im4KCFRvb2xDYWxsEgoKAmlkGAEgASgJEgwKBHR5cGUYAiABKAkSKgoIZnVuY3Rpb24YAyABKAsyGC5rZXl0b2xsLnYxLkZ1bmN0aW9uQ2FsbBISCgVpbmRleBgEIAEoBUgAiAEBQggKBl9pbmRleCIvCgxGdW5jdGlvbkNhbGwSDAoEbmFtZRgBIAEoCRIRCglhcmd1bWVudHMYAiABKAkiRgoEVG9vbBIMCgR0eXBlGAEgASgJEjAKCGZ1bmN0aW9uGAIgASgLMh4ua2V5dG9sbC52MS5GdW5jdGlvbkRlZmluaXRpb24imQEKEkZ1bmN0aW9uRGVmaW5pdGlvbhIMCgRuYW1lGAEgASgJEhgKC2Rlc2NyaXB0aW9uGAIgASgJSACIAQESKwoKcGFyYW1ldGVycxgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSEwoGc3RyaWN0GAQgASgISAGIAQFCDgoMX2Rlc2NyaXB0aW9uQgkKB19zdHJpY3QidgoFVXNhZ2USFQoNcHJvbXB0X3Rva2VucxgBIAEoBRIZChFjb21wbGV0aW9uX3Rva2VucxgCIAEoBRIUCgx0b3RhbF90b2tlbnMYAyABKAUSEgoKY29zdF91bml0cxgEIAEoCRIRCgllc3RpbWF0ZWQYBSABKAgisQEKHENyZWF0ZUNoYXRDb21wbGV0aW9uUmVzcG9uc2USCgoCaWQYASABKAkSDQoFbW9kZWwYAiABKAkSKwoHY3JlYXRlZBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJwoHY2hvaWNlcxgEIAMoCzIWLmtleXRvbGwudjEuQ2hhdENob2ljZRIgCgV1c2FnZRgFIAEoCzIRLmtleXRvbGwudjEuVXNhZ2UiXAoKQ2hhdENob2ljZRINCgVpbmRleBgBIAEoBRIoCgdtZXNzYWdlGAIgASgLMhcua2V5dG9sbC52MS5DaGF0TWVzc2FnZRIVCg1maW5pc2hfcmVhc29uGAMgASgJIloKG1N0cmVhbUNoYXRDb21wbGV0aW9uUmVxdWVzdBI7Cgpjb21wbGV0aW9uGAEgASgLMicua2V5dG9sbC52MS5DcmVhdGVDaGF0Q29tcGxldGlvblJlcXVlc3QitgEKHFN0cmVhbUNoYXRDb21wbGV0aW9uUmVzcG9uc2USCgoCaWQYASABKAkSDQoFbW9kZWwYAiABKAkSKwoHY3JlYXRlZBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoHY2hvaWNlcxgEIAMoCzIbLmtleXRvbGwudjEuQ2hhdENodW5rQ2hvaWNlEiAKBXVzYWdlGAUgASgLMhEua2V5dG9sbC52MS5Vc2FnZSJ2Cg9DaGF0Q2h1bmtDaG9pY2USDQoFaW5kZXgYASABKAUSJgoFZGVsdGEYAiABKAsyFy5rZXl0b2xsLnYxLkNoYXRNZXNzYWdlEhoKDWZpbmlzaF9yZWFzb24YAyABKAlIAIgBAUIQCg5fZmluaXNoX3JlYXNvbiITChFMaXN0TW9kZWxzUmVxdWVzdCI1ChJMaXN0TW9kZWxzUmVzcG9uc2USHwoEZGF0YRgBIAMoCzIRLmtleXRvbGwudjEuTW9kZWwiuAEKBU1vZGVsEgoKAmlkGAEgASgJEisKB2NyZWF0ZWQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCG93bmVkX2J5GAMgASgJEhsKDmNvbnRleHRfdG9rZW5zGAQgASgFSACIAQESHgoRbWF4X291dHB1dF90b2tlbnMYBSABKAVIAYgBAUIRCg9fY29udGV4dF90b2tlbnNCFAoSX21heF9vdXRwdXRfdG9rZW5zMrcCChBJbmZlcmVuY2VTZXJ2aWNlEmkKFENyZWF0ZUNoYXRDb21wbGV0aW9uEicua2V5dG9sbC52MS5DcmVhdGVDaGF0Q29tcGxldGlvblJlcXVlc3QaKC5rZXl0b2xsLnYxLkNyZWF0ZUNoYXRDb21wbGV0aW9uUmVzcG9uc2USawoUU3RyZWFtQ2hhdENvbXBsZXRpb24SJy5rZXl0b2xsLnYxLlN0cmVhbUNoYXRDb21wbGV0aW9uUmVxdWVzdBooLmtleXRvbGwudjEuU3RyZWFtQ2hhdENvbXBsZXRpb25SZXNwb25zZTABEksKCkxpc3RNb2RlbHMSHS5rZXl0b2xsLnYxLkxpc3RNb2RlbHNSZXF1ZXN0Gh4ua2V5dG9sbC52MS5MaXN0TW9kZWxzUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("ChprZXl0b2xsL3YxL2luZmVyZW5jZS5wcm90bxIKa2V5dG9sbC52MSK1BAobQ3JlYXRlQ2hhdENvbXBsZXRpb25SZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEikKCG1lc3NhZ2VzGAIgAygLMhcua2V5dG9sbC52MS5DaGF0TWVzc2FnZRIXCgptYXhfdG9rZW5zGAMgASgFSACIAQESGAoLdGVtcGVyYXR1cmUYBCABKAFIAYgBARISCgV0b3BfcBgFIAEoAUgCiAEBEgwKBHN0b3AYBiADKAkSDgoBbhgHIAEoBUgDiAEBEhEKBHNlZWQYCCABKANIBIgBARIdChBwcmVzZW5jZV9wZW5hbHR5GAkgASgBSAWIAQESHgoRZnJlcXVlbmN5X3BlbmFsdHkYCiABKAFIBogBARIfCgV0b29scxgLIAMoCzIQLmtleXRvbGwudjEuVG9vbBIrCgt0b29sX2Nob2ljZRgMIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIwCg9yZXNwb25zZV9mb3JtYXQYDSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhEKBHVzZXIYDiABKAlIB4gBARImCgVleHRyYRgPIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3RCDQoLX21heF90b2tlbnNCDgoMX3RlbXBlcmF0dXJlQggKBl90b3BfcEIECgJfbkIHCgVfc2VlZEITChFfcHJlc2VuY2VfcGVuYWx0eUIUChJfZnJlcXVlbmN5X3BlbmFsdHlCBwoFX3VzZXIijQIKC0NoYXRNZXNzYWdlEgwKBHJvbGUYASABKAkSFAoHY29udGVudBgCIAEoCUgAiAEBEhEKBG5hbWUYAyABKAlIAYgBARIoCgp0b29sX2NhbGxzGAQgAygLMhQua2V5dG9sbC52MS5Ub29sQ2FsbBIZCgx0b29sX2NhbGxfaWQYBSABKAlIAogBARIeChFyZWFzb25pbmdfY29udGVudBgGIAEoCUgDiAEBEiYKBXBhcnRzGAcgAygLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdEIKCghfY29udGVudEIHCgVfbmFtZUIPCg1fdG9vbF9jYWxsX2lkQhQKEl9yZWFzb25pbmdfY29udGVudCJuCghUb29sQ2FsbBIKCgJpZBgBIAEoCRIMCgR0eXBlGAIgASgJEioKCGZ1bmN0aW9uGAMgASgLMhgua2V5dG9sbC52MS5GdW5jdGlvbkNhbGwSEgoFaW5kZXgYBCABKAVIAIgBAUIICgZfaW5kZXgiLwoMRnVuY3Rpb25DYWxsEgwKBG5hbWUYASABKAkSEQoJYXJndW1lbnRzGAIgASgJIkYKBFRvb2wSDAoEdHlwZRgBIAEoCRIwCghmdW5jdGlvbhgCIAEoCzIeLmtleXRvbGwudjEuRnVuY3Rpb25EZWZpbml0aW9uIpkBChJGdW5jdGlvbkRlZmluaXRpb24SDAoEbmFtZRgBIAEoCRIYCgtkZXNjcmlwdGlvbhgCIAEoCUgAiAEBEisKCnBhcmFtZXRlcnMYAyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhMKBnN0cmljdBgEIAEoCEgBiAEBQg4KDF9kZXNjcmlwdGlvbkIJCgdfc3RyaWN0InYKBVVzYWdlEhUKDXByb21wdF90b2tlbnMYASABKAUSGQoRY29tcGxldGlvbl90b2tlbnMYAiABKAUSFAoMdG90YWxfdG9rZW5zGAMgASgFEhIKCmNvc3RfdW5pdHMYBCABKAkSEQoJZXN0aW1hdGVkGAUgASgIIrEBChxDcmVhdGVDaGF0Q29tcGxldGlvblJlc3BvbnNlEgoKAmlkGAEgASgJEg0KBW1vZGVsGAIgASgJEisKB2NyZWF0ZWQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKB2Nob2ljZXMYBCADKAsyFi5rZXl0b2xsLnYxLkNoYXRDaG9pY2USIAoFdXNhZ2UYBSABKAsyES5rZXl0b2xsLnYxLlVzYWdlIocBCgpDaGF0Q2hvaWNlEg0KBWluZGV4GAEgASgFEigKB21lc3NhZ2UYAiABKAsyFy5rZXl0b2xsLnYxLkNoYXRNZXNzYWdlEhUKDWZpbmlzaF9yZWFzb24YAyABKAkSKQoIbG9ncHJvYnMYBCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0IloKG1N0cmVhbUNoYXRDb21wbGV0aW9uUmVxdWVzdBI7Cgpjb21wbGV0aW9uGAEgASgLMicua2V5dG9sbC52MS5DcmVhdGVDaGF0Q29tcGxldGlvblJlcXVlc3QitgEKHFN0cmVhbUNoYXRDb21wbGV0aW9uUmVzcG9uc2USCgoCaWQYASABKAkSDQoFbW9kZWwYAiABKAkSKwoHY3JlYXRlZBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoHY2hvaWNlcxgEIAMoCzIbLmtleXRvbGwudjEuQ2hhdENodW5rQ2hvaWNlEiAKBXVzYWdlGAUgASgLMhEua2V5dG9sbC52MS5Vc2FnZSKhAQoPQ2hhdENodW5rQ2hvaWNlEg0KBWluZGV4GAEgASgFEiYKBWRlbHRhGAIgASgLMhcua2V5dG9sbC52MS5DaGF0TWVzc2FnZRIaCg1maW5pc2hfcmVhc29uGAMgASgJSACIAQESKQoIbG9ncHJvYnMYBCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0QhAKDl9maW5pc2hfcmVhc29uIoYBChZDcmVhdGVFbWJlZGRpbmdSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEg0KBWlucHV0GAIgAygJEhcKCmRpbWVuc2lvbnMYAyABKAVIAIgBARImCgVleHRyYRgEIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3RCDQoLX2RpbWVuc2lvbnMibwoXQ3JlYXRlRW1iZWRkaW5nUmVzcG9uc2USDQoFbW9kZWwYASABKAkSIwoEZGF0YRgCIAMoCzIVLmtleXRvbGwudjEuRW1iZWRkaW5nEiAKBXVzYWdlGAMgASgLMhEua2V5dG9sbC52MS5Vc2FnZSItCglFbWJlZGRpbmcSDQoFaW5kZXgYASABKAUSEQoJZW1iZWRkaW5nGAIgAygCIhMKEUxpc3RNb2RlbHNSZXF1ZXN0IjUKEkxpc3RNb2RlbHNSZXNwb25zZRIfCgRkYXRhGAEgAygLMhEua2V5dG9sbC52MS5Nb2RlbCK4AQoFTW9kZWwSCgoCaWQYASABKAkSKwoHY3JlYXRlZBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIb3duZWRfYnkYAyABKAkSGwoOY29udGV4dF90b2tlbnMYBCABKAVIAIgBARIeChFtYXhfb3V0cHV0X3Rva2VucxgFIAEoBUgBiAEBQhEKD19jb250ZXh0X3Rva2Vuc0IUChJfbWF4X291dHB1dF90b2tlbnMykwMKEEluZmVyZW5jZVNlcnZpY2USaQoUQ3JlYXRlQ2hhdENvbXBsZXRpb24SJy5rZXl0b2xsLnYxLkNyZWF0ZUNoYXRDb21wbGV0aW9uUmVxdWVzdBooLmtleXRvbGwudjEuQ3JlYXRlQ2hhdENvbXBsZXRpb25SZXNwb25zZRJrChRTdHJlYW1DaGF0Q29tcGxldGlvbhInLmtleXRvbGwudjEuU3RyZWFtQ2hhdENvbXBsZXRpb25SZXF1ZXN0Gigua2V5dG9sbC52MS5TdHJlYW1DaGF0Q29tcGxldGlvblJlc3BvbnNlMAESWgoPQ3JlYXRlRW1iZWRkaW5nEiIua2V5dG9sbC52MS5DcmVhdGVFbWJlZGRpbmdSZXF1ZXN0GiMua2V5dG9sbC52MS5DcmVhdGVFbWJlZGRpbmdSZXNwb25zZRJLCgpMaXN0TW9kZWxzEh0ua2V5dG9sbC52MS5MaXN0TW9kZWxzUmVxdWVzdBoeLmtleXRvbGwudjEuTGlzdE1vZGVsc1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * @generated from message keytoll.v1.CreateChatCompletionRequest
@@ -179,6 +179,14 @@ export type ChatMessage = Message<"keytoll.v1.ChatMessage"> & {
    * @generated from field: optional string reasoning_content = 6;
    */
   reasoningContent?: string | undefined;
+
+  /**
+   * Instead of `content`: texts and images, each as in JSON, e.g. {"type": "text", "text": "..."} or
+   * {"type": "image_url", "image_url": {"url": "..."}}.
+   *
+   * @generated from field: repeated google.protobuf.Struct parts = 7;
+   */
+  parts: JsonObject[];
 };
 
 /**
@@ -450,6 +458,13 @@ export type ChatChoice = Message<"keytoll.v1.ChatChoice"> & {
    * @generated from field: string finish_reason = 3;
    */
   finishReason: string;
+
+  /**
+   * As in JSON, where `extra` asked for "logprobs".
+   *
+   * @generated from field: google.protobuf.Struct logprobs = 4;
+   */
+  logprobs?: JsonObject | undefined;
 };
 
 /**
@@ -551,6 +566,13 @@ export type ChatChunkChoice = Message<"keytoll.v1.ChatChunkChoice"> & {
    * @generated from field: optional string finish_reason = 3;
    */
   finishReason?: string | undefined;
+
+  /**
+   * Of this piece, as in JSON, where `extra` asked for "logprobs".
+   *
+   * @generated from field: google.protobuf.Struct logprobs = 4;
+   */
+  logprobs?: JsonObject | undefined;
 };
 
 /**
@@ -559,6 +581,107 @@ export type ChatChunkChoice = Message<"keytoll.v1.ChatChunkChoice"> & {
  */
 export const ChatChunkChoiceSchema: GenMessage<ChatChunkChoice> = /*@__PURE__*/
   messageDesc(file_keytoll_v1_inference, 11);
+
+/**
+ * @generated from message keytoll.v1.CreateEmbeddingRequest
+ */
+export type CreateEmbeddingRequest = Message<"keytoll.v1.CreateEmbeddingRequest"> & {
+  /**
+   * Id of the model, as ListModels shows it.
+   *
+   * @generated from field: string model = 1;
+   */
+  model: string;
+
+  /**
+   * The texts, at least one.
+   *
+   * @generated from field: repeated string input = 2;
+   */
+  input: string[];
+
+  /**
+   * Length of each vector, positive, where the model lets it be chosen.
+   *
+   * @generated from field: optional int32 dimensions = 3;
+   */
+  dimensions?: number | undefined;
+
+  /**
+   * Everything else that passes through to the model by its JSON name, as for chat completions.
+   *
+   * @generated from field: google.protobuf.Struct extra = 4;
+   */
+  extra?: JsonObject | undefined;
+};
+
+/**
+ * Describes the message keytoll.v1.CreateEmbeddingRequest.
+ * Use `create(CreateEmbeddingRequestSchema)` to create a new message.
+ */
+export const CreateEmbeddingRequestSchema: GenMessage<CreateEmbeddingRequest> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_inference, 12);
+
+/**
+ * @generated from message keytoll.v1.CreateEmbeddingResponse
+ */
+export type CreateEmbeddingResponse = Message<"keytoll.v1.CreateEmbeddingResponse"> & {
+  /**
+   * The model's id, as asked for.
+   *
+   * @generated from field: string model = 1;
+   */
+  model: string;
+
+  /**
+   * One for each text.
+   *
+   * @generated from field: repeated keytoll.v1.Embedding data = 2;
+   */
+  data: Embedding[];
+
+  /**
+   * What it cost; `completion_tokens` is 0.
+   *
+   * @generated from field: keytoll.v1.Usage usage = 3;
+   */
+  usage?: Usage | undefined;
+};
+
+/**
+ * Describes the message keytoll.v1.CreateEmbeddingResponse.
+ * Use `create(CreateEmbeddingResponseSchema)` to create a new message.
+ */
+export const CreateEmbeddingResponseSchema: GenMessage<CreateEmbeddingResponse> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_inference, 13);
+
+/**
+ * A text as a vector.
+ *
+ * @generated from message keytoll.v1.Embedding
+ */
+export type Embedding = Message<"keytoll.v1.Embedding"> & {
+  /**
+   * Place of its text in `input`, from 0.
+   *
+   * @generated from field: int32 index = 1;
+   */
+  index: number;
+
+  /**
+   * The vector.
+   *
+   * @generated from field: repeated float embedding = 2;
+   */
+  embedding: number[];
+};
+
+/**
+ * Describes the message keytoll.v1.Embedding.
+ * Use `create(EmbeddingSchema)` to create a new message.
+ */
+export const EmbeddingSchema: GenMessage<Embedding> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_inference, 14);
 
 /**
  * @generated from message keytoll.v1.ListModelsRequest
@@ -571,7 +694,7 @@ export type ListModelsRequest = Message<"keytoll.v1.ListModelsRequest"> & {
  * Use `create(ListModelsRequestSchema)` to create a new message.
  */
 export const ListModelsRequestSchema: GenMessage<ListModelsRequest> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_inference, 12);
+  messageDesc(file_keytoll_v1_inference, 15);
 
 /**
  * @generated from message keytoll.v1.ListModelsResponse
@@ -590,7 +713,7 @@ export type ListModelsResponse = Message<"keytoll.v1.ListModelsResponse"> & {
  * Use `create(ListModelsResponseSchema)` to create a new message.
  */
 export const ListModelsResponseSchema: GenMessage<ListModelsResponse> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_inference, 13);
+  messageDesc(file_keytoll_v1_inference, 16);
 
 /**
  * A model that can be paid for.
@@ -639,7 +762,7 @@ export type Model = Message<"keytoll.v1.Model"> & {
  * Use `create(ModelSchema)` to create a new message.
  */
 export const ModelSchema: GenMessage<Model> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_inference, 14);
+  messageDesc(file_keytoll_v1_inference, 17);
 
 /**
  * Paid inference. Authorization: a `gc-` key. Each call is held before and captured after; it is the same service that the
@@ -667,6 +790,16 @@ export const InferenceService: GenService<{
     methodKind: "server_streaming";
     input: typeof StreamChatCompletionRequestSchema;
     output: typeof StreamChatCompletionResponseSchema;
+  },
+  /**
+   * Texts as vectors. Nothing is written, so only what is read is paid for.
+   *
+   * @generated from rpc keytoll.v1.InferenceService.CreateEmbedding
+   */
+  createEmbedding: {
+    methodKind: "unary";
+    input: typeof CreateEmbeddingRequestSchema;
+    output: typeof CreateEmbeddingResponseSchema;
   },
   /**
    * The models that this key may use.
