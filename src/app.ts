@@ -177,7 +177,7 @@ export async function createApp(
   const anthropic = createAnthropicDoor(doors);
   const keysDoor = createOpenRouterDoor({
     sql,
-    pepper: required(pepper, "KEYTOLL_SECRET"),
+    services: own,
     unit,
     callerOf: authenticator.callerOf,
     log,

@@ -1,5 +1,7 @@
 import { refuseField } from "../base/errors.js";
+import { showAmount, type Unit } from "../base/unit.js";
 import { CHAT } from "../inference/chat.js";
+import type { StopReason } from "../inference/chunks.js";
 import type { Kind } from "../inference/kind.js";
 import { type ChatRequest, isObject, type Json, readChatRequest } from "../inference/parameters.js";
 import { fingerprintOf, parseBody } from "../inference/request.js";
@@ -54,20 +56,34 @@ function effortOf({ reasoning }: Json): Json {
   return effort === undefined || effort === null ? {} : { reasoning_effort: effort };
 }
 
-/** OpenAI's chat completions as OpenRouter's clients read them. */
-export const OPENROUTER_CHAT: Kind<ChatRequest> = {
-  ...CHAT,
-  show(request, answer, bill) {
-    const shown = CHAT.show(request, answer, bill);
-    const choices = (shown.choices as unknown[]).map((choice) => written(choice, "message"));
-    return { ...shown, choices, system_fingerprint: null };
-  },
-  reader(request, meter) {
-    const reader = CHAT.reader(request, meter);
-    const { take } = reader;
-    return Object.assign(reader, { take: (payload: Buffer) => take(adapted(payload)) });
-  },
-};
+/**
+ * OpenAI's chat completions as OpenRouter's clients read them.
+ *
+ * @param unit of `usage.cost`, the same as of their limits
+ */
+export function openRouterChat(unit: Unit): Kind<ChatRequest> {
+  const priced = (usage: Json): Json =>
+    typeof usage.cost_units === "string" && typeof usage.cost === "number"
+      ? { ...usage, cost: showAmount(unit, BigInt(usage.cost_units)) }
+      : usage;
+  return {
+    ...CHAT,
+    show(request, answer, bill) {
+      const shown = CHAT.show(request, answer, bill);
+      const choices = (shown.choices as unknown[]).map((choice) => written(choice, "message"));
+      return { ...shown, choices, system_fingerprint: null, usage: priced(shown.usage as Json) };
+    },
+    reader(request, meter) {
+      const reader = CHAT.reader(request, meter);
+      const { take, finale, cut } = reader;
+      return Object.assign(reader, {
+        take: (payload: Buffer) => take(adapted(payload)),
+        finale: (usage: Json) => finale(priced(usage)),
+        cut: (usage: Json, stop: StopReason | undefined) => cut(priced(usage), stop),
+      });
+    },
+  };
+}
 
 /** An event of an upstream, changed only where these clients could not read it. */
 function adapted(payload: Buffer): Buffer {

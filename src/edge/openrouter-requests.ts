@@ -1,11 +1,16 @@
-import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
+import { create, type JsonObject, type JsonValue, type MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { refuseField } from "../base/errors.js";
 import { checkInteger } from "../base/field.js";
 import type { Id } from "../base/ids.js";
 import type { Ngonka } from "../base/money.js";
 import { readAmount, type Unit } from "../base/unit.js";
+import {
+  type CreateChildKeyRequest,
+  CreateChildKeyRequestSchema,
+} from "../gen/keytoll/v1/key_pb.js";
 import type { ChildPatch } from "../keys/child-keys.js";
-import type { ChildFields, ChildKey } from "../keys/key.js";
+import type { ChildKey } from "../keys/key.js";
 import { limitOf, type Reset } from "./openrouter-key.js";
 import { readTime } from "./wire/from-rest.js";
 import { numberTexts } from "./wire/number-texts.js";
@@ -24,7 +29,7 @@ const MAX_SHOWN = 60;
  * @param workspace the only one that there is
  * @throws invalid_request_error by the field's name
  */
-export function readNewKey(body: Buffer, unit: Unit, workspace: Id): ChildFields {
+export function readNewKey(body: Buffer, unit: Unit, workspace: Id): CreateChildKeyRequest {
   const json = parseBody(body);
   checkNames(json, OF_NEW);
   const { name, creator_user_id: creator, expires_at: expires } = json;
@@ -36,14 +41,13 @@ export function readNewKey(body: Buffer, unit: Unit, workspace: Id): ChildFields
   checkByok(json);
   const [limit, reset] = [readLimit(body, json, unit) ?? null, readReset(json) ?? null];
   refuseIdleReset(reset, limit);
-  return {
+  const fields: MessageInitShape<typeof CreateChildKeyRequestSchema> = {
+    managementKeyId: workspace,
     name,
-    ...{ limitDaily: null, limitMonthly: null, limitTotal: null, [fieldOf(reset)]: limit },
-    rateLimitRpm: null,
-    expiresAt: expires === undefined || expires === null ? null : readTime(expires, "expires_at"),
-    models: null,
-    metadata: {},
+    ...(limit !== null && { [`${fieldOf(reset)}Ngonka`]: limit }),
+    ...(expires && { expiresAt: timestampFromDate(readTime(expires, "expires_at")) }),
   };
+  return create(CreateChildKeyRequestSchema, fields);
 }
 
 /**

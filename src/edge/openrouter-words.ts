@@ -7,7 +7,7 @@ import { newAnswerId } from "../inference/answer-id.js";
 import type { Model } from "../inference/models.js";
 import { modelBody, type Words } from "./openai.js";
 import { OPENAI_WORDS } from "./openai-stream.js";
-import { OPENROUTER_CHAT, readOpenRouterChat } from "./openrouter-chat.js";
+import { openRouterChat, readOpenRouterChat } from "./openrouter-chat.js";
 import { openRouterError, openRouterRefusal } from "./openrouter-errors.js";
 import { readCount } from "./openrouter-requests.js";
 
@@ -24,9 +24,9 @@ const PARAMETERS = [
 ];
 const NEITHER = ["text"];
 
-/** How callers of /api/v1 are spoken to: as OpenRouter's clients expect it. @param unit of prices */
+/** How callers of /api/v1 are spoken to: as OpenRouter's clients expect it. @param unit of amounts */
 export const openRouterWords = (unit: Unit): Words => ({
-  chat: OPENROUTER_CHAT,
+  chat: openRouterChat(unit),
   readChat: readOpenRouterChat,
   model: (model) => openRouterModel(model, unit),
   models: (all, query) => {

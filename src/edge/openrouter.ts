@@ -6,11 +6,11 @@ import { newId } from "../base/ids.js";
 import type { Log } from "../base/log.js";
 import { showAmount, type Unit } from "../base/unit.js";
 import type { Sql } from "../db/sql.js";
+import { KeyService } from "../gen/keytoll/v1/key_pb.js";
 import { usedThisWeek } from "../holds/weeks.js";
 import type { Caller, ManagementCaller } from "../keys/caller.js";
 import {
   changeChildKey,
-  createChildKey,
   deleteChildKey,
   getChildKey,
   getChildOfCaller,
@@ -23,11 +23,13 @@ import { openRouterRefusal } from "./openrouter-errors.js";
 import { idOfHash, managedKey, ownChild, ownManagement } from "./openrouter-key.js";
 import { readKeyPatch, readListQuery, readNewKey } from "./openrouter-requests.js";
 import { readBody, refuseWith, sendJson } from "./wire/answer.js";
+import { type CallContext, callOf, type ServiceTable } from "./wire/handlers.js";
+import { callContextOf } from "./wire/rest.js";
 
 export interface OpenRouterDeps {
   sql: Sql;
-  /** Makes the hashes of new secrets. */
-  pepper: string;
+  /** Has KeyService, which creates keys. */
+  services: ServiceTable;
   /** Of all amounts. */
   unit: Unit;
   /** Tells who calls. @throws invalid_api_key */
@@ -41,6 +43,7 @@ interface Visit {
   query: URLSearchParams;
   /** Reads it. */
   body(): Promise<Buffer>;
+  call: CallContext;
 }
 
 interface Answer {
@@ -72,7 +75,11 @@ export function createOpenRouterDoor(deps: OpenRouterDeps): Door {
         throw refuse("method_not_allowed");
       }
       const caller = await deps.callerOf(authorizationOf(request));
-      const { status, body } = await show(deps, visitOf(request, response, path), caller);
+      const { status, body } = await show(
+        deps,
+        visitOf(request, response, path, requestId),
+        caller,
+      );
       sendJson(response, status, body, requestId);
     } catch (error) {
       refuseWith(response, error, requestId, deps.log, openRouterRefusal);
@@ -94,11 +101,20 @@ function verbsOf(path: string): Record<string, Show> | undefined {
   return undefined;
 }
 
-function visitOf(request: IncomingMessage, response: ServerResponse, path: string): Visit {
+function visitOf(
+  request: IncomingMessage,
+  response: ServerResponse,
+  path: string,
+  requestId: string,
+): Visit {
   return {
     hash: path.slice(KEYS.length + 1),
     query: queryOf(request),
     body: () => readBody(request, response, MAX_BODY_BYTES),
+    call: {
+      ...callContextOf(request, response, requestId),
+      authorization: authorizationOf(request),
+    },
   };
 }
 
@@ -121,11 +137,14 @@ const list: Manage = async (deps, { query }, caller) => {
   return { status: 200, body: { data: await shown(deps, caller, keys) } };
 };
 
+/** As REST does, so with an `Idempotency-Key` too. */
 const create: Manage = async (deps, visit, caller) => {
-  const { sql, unit, pepper } = deps;
-  const fields = readNewKey(await visit.body(), unit, caller.managementKey);
-  const made = await createChildKey(sql, caller, caller.managementKey, fields, pepper);
-  return { status: 201, body: { ...(await one(deps, caller, made.key)), key: made.secret } };
+  const request = readNewKey(await visit.body(), deps.unit, caller.managementKey);
+  const call = callOf(deps.services, KeyService.method.createChildKey);
+  const { childKey, key: secret } = await call(request, visit.call);
+  const ref = { managementKey: caller.managementKey, child: childKey?.id ?? "" };
+  const key = await getChildKey(deps.sql, caller, ref);
+  return { status: 201, body: { ...(await one(deps, caller, key)), key: secret } };
 };
 
 const get: Manage = async (deps, { hash }, caller) => {

@@ -13,7 +13,12 @@ import {
   openDatabase,
   setClock,
 } from "../support/books.js";
-import { type LiveGateway, type RestAnswer, startLiveGateway } from "../support/live-gateway.js";
+import {
+  type LiveGateway,
+  type RestAnswer,
+  restClient,
+  startLiveGateway,
+} from "../support/live-gateway.js";
 
 type Json = Record<string, unknown>;
 
@@ -118,6 +123,25 @@ describe("a key that is created", () => {
   test("expires at a time in UTC", async () => {
     const { data } = await made({ name: "Short", expires_at: "2099-01-01T00:00:00Z" });
     expect(data.expires_at).toBe("2099-01-01T00:00:00.000Z");
+  });
+
+  test("with an Idempotency-Key is created once, and shows its secret again", async () => {
+    const headers = { "idempotency-key": "once" };
+    const body = { name: "Once", limit: 2 };
+    const ask = (more = {}) =>
+      gateway.rest(`POST ${KEYS}`, { bearer: gm.secret, body: { ...body, ...more }, headers });
+    const answers = [await ask(), await ask()];
+    expect(answers.map(({ status }) => status)).toEqual([201, 201]);
+    expect(answers[1]?.json).toEqual(answers[0]?.json);
+    expect(answers[1]?.headers.get("idempotent-replayed")).toBe("true");
+    const conflict = await ask({ limit: 3 });
+    expect(refusal(conflict)).toEqual([409, "idempotency_conflict", undefined]);
+  });
+
+  test("is as welcome from a key in x-api-key", async () => {
+    const headers = { "x-api-key": gm.secret };
+    const { status } = await gateway.rest(`POST ${KEYS}`, { body: { name: "X" }, headers });
+    expect(status).toBe(201);
   });
 
   const good = { name: "Client B" };
@@ -327,6 +351,36 @@ describe("what is shown as used", () => {
     expect(own).toMatchObject({ object: "key", monthly_used: usage.cost_units });
     expect(Object.keys((await call("GET /v1/key", undefined, key)).json)).not.toContain("data");
     expect(JSON.stringify(own)).not.toMatch(/gonka|gnk|usd/i);
+  });
+
+  test("is in dollars, costs and prices too, where the operator's unit is", async () => {
+    const rate = { KEYTOLL_LIMIT_UNIT: "usd", KEYTOLL_USD_PER_GNK: "0.05" };
+    const dollars = await gateway.startAnother(rate);
+    const { rest } = restClient(dollars.http);
+    const body = { name: "Dollars", limit: 0.01, limit_reset: "daily" };
+    const { json } = await rest(`POST ${KEYS}`, { bearer: gm.secret, body });
+    expect(json.data).toMatchObject({ limit: 0.01 });
+    const bearer = String(json.key);
+    const hash = String((json.data as Json).hash);
+    expect(await inRest(hash)).toMatchObject({ limit_daily_ngonka: "200000000" });
+
+    const messages = [{ role: "user", content: "hi" }];
+    let cost = 0;
+    for (const stream of [false, true]) {
+      const asked = { model: "demo/fast", messages, stream };
+      const { json: answer } = await rest("POST /api/v1/chat/completions", { bearer, body: asked });
+      const text = stream ? String(answer.text) : JSON.stringify(answer);
+      const [, shown, units] = /"cost":([0-9.e-]+),"cost_units":"(\d+)"/.exec(text) ?? [];
+      expect(Number(shown)).toBeCloseTo((Number(units) / 1e9) * 0.05, 12);
+      cost += Number(units);
+    }
+    const own = (await rest("GET /api/v1/key", { bearer })).json.data as Record<string, number>;
+    expect(own.usage_daily).toBeCloseTo((cost / 1e9) * 0.05, 10);
+    expect(own.limit_remaining).toBeCloseTo(0.01 - (cost / 1e9) * 0.05, 10);
+    const models = (await rest("GET /api/v1/models", { bearer })).json.data as Json[];
+    const fast = models.find(({ id }) => id === "demo/fast");
+    expect(fast?.pricing).toMatchObject({ prompt: "0.00000000075000005" });
+    await dollars.close();
   });
 
   test("of the account is what was paid in less what is left", async () => {

@@ -47,7 +47,8 @@ export async function startLiveGateway() {
   const database = await freshDatabase();
   const upstream = await startDemoUpstream({ port: 0, key: UPSTREAM_KEY });
   const env = environment(database.url, upstream.url);
-  const start = () => startGateway(readConfig(env), env, createLog("silent", "test"));
+  const start = (more: Record<string, string> = {}) =>
+    startGateway(readConfig({ ...env, ...more }), env, createLog("silent", "test"));
   const gateway = await start();
   const sql = connect(database.url, { name: "live test", max: 3 });
   return {

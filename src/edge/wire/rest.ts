@@ -120,7 +120,7 @@ async function serve(
   const body = await readBody(request, response, MAX_BODY_BYTES);
   const params = paramsOf(route.segments, segments) ?? new Map();
   const query = new URLSearchParams(search.join("?"));
-  const caller = callerOf(request, response, requestId);
+  const caller = callContextOf(request, response, requestId);
   const answer = await route.answer({ params, query, body }, caller);
   if (isDownload(answer)) await sendDownload(response, answer, requestId);
   else sendJson(response, route.status, answer, requestId);
@@ -151,7 +151,8 @@ function decodeSegment(segment: string): string {
   }
 }
 
-function callerOf(
+/** What a handler is told of a plain-HTTP request. */
+export function callContextOf(
   request: IncomingMessage,
   response: ServerResponse,
   requestId: string,
