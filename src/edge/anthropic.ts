@@ -1,7 +1,6 @@
 import type { IncomingMessage } from "node:http";
 import { refuse } from "../base/errors.js";
 import { newId } from "../base/ids.js";
-import { admit } from "../inference/admit.js";
 import { countTokens } from "../inference/anthropic/count.js";
 import { MESSAGES } from "../inference/anthropic/native.js";
 import { parseMessagesRequest } from "../inference/anthropic/request.js";
@@ -14,6 +13,7 @@ import { anthropicModel, anthropicModels } from "./anthropic-models.js";
 import { sendEvents } from "./event-stream.js";
 import { completeFor, streamFor } from "./inferring.js";
 import {
+  admitted,
   authorizationOf,
   type Door,
   decoded,
@@ -24,7 +24,6 @@ import {
   type Route,
   type Serve,
   sendText,
-  tellRate,
   type Visit,
 } from "./openai.js";
 import { readBody, sendJson } from "./wire/answer.js";
@@ -87,15 +86,14 @@ function modelsRoute(path: string): Route | undefined {
   return { verb: "GET", serve: model(decoded(path.slice(MODELS.length))) };
 }
 
-const messages: Serve = async (deps, visit, caller) => {
+const messages: Serve = admitted(async (deps, visit, caller) => {
   const { request, response } = visit;
-  await admit(deps.limiter, caller, (rate) => tellRate(response, rate));
   const asked = parseMessagesRequest(await readBody(request, response, MAX_BODY_BYTES));
   if (deps.inference.speaks(asked.model, "anthropic")) {
     return await answer(deps, visit, caller, MESSAGES, asked);
   }
   await answer(deps, visit, caller, TRANSLATED_MESSAGES, toChatRequest(asked));
-};
+});
 
 async function answer<Request extends Asked & { stream: boolean }>(
   { inference, log }: OpenAiDeps,
@@ -112,14 +110,13 @@ async function answer<Request extends Asked & { stream: boolean }>(
   await sendEvents(begun, { response, words: anthropicWords(requestId), requestId, log });
 }
 
-const count: Serve = async ({ inference, limiter }, visit, caller) => {
+const count: Serve = admitted(async ({ inference }, visit, caller) => {
   const { request, response, requestId } = visit;
-  await admit(limiter, caller, (rate) => tellRate(response, rate));
   const { model, tokens } = countTokens(await readBody(request, response, MAX_BODY_BYTES));
   const known = await inference.models(caller);
   if (!known.some(({ id }) => id === model)) throw refuse("model_not_found");
   sendJson(response, 200, { input_tokens: tokens, estimated: true }, requestId);
-};
+});
 
 const models: Serve = async ({ inference }, { response, requestId }, caller) => {
   sendJson(response, 200, anthropicModels(await inference.models(caller)), requestId);

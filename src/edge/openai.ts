@@ -126,7 +126,7 @@ export function authorizationOf({ headers }: IncomingMessage): string | undefine
 }
 
 /** A request that is paid for: it is counted while it runs. */
-const admitted =
+export const admitted =
   <V extends Visit>(serve: Serve<V>): Serve<V> =>
   async (deps, visit, caller) => {
     const leave = await admit(deps.limiter, caller, (rate) => tellRate(visit.response, rate));
@@ -196,7 +196,7 @@ const OPENAI: Words = {
 export const queryOf = ({ url = "" }: IncomingMessage): URLSearchParams =>
   new URLSearchParams(url.split("?").slice(1).join("?"));
 
-export function tellRate(response: ServerResponse, rate: RateAnswer): void {
+function tellRate(response: ServerResponse, rate: RateAnswer): void {
   response.setHeader("x-ratelimit-limit-requests", rate.limit);
   response.setHeader("x-ratelimit-remaining-requests", rate.remaining);
   response.setHeader("x-ratelimit-reset-requests", `${rate.resetSeconds}s`);
