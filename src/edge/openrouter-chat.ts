@@ -26,7 +26,8 @@ const SUSPECT = [
  */
 export function readOpenRouterChat(raw: Buffer): ChatRequest {
   const body = parseBody(raw);
-  const asked = readChatRequest(plain(body), raw.length, fingerprintOf(raw));
+  // The answer to an idempotency key is kept in its dialect: in another one it is another request
+  const asked = readChatRequest(plain(body), raw.length, fingerprintOf(raw) ^ 1n);
   return { ...asked, includeUsage: asked.stream && !isDeclined(body) && "last" };
 }
 

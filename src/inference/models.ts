@@ -11,6 +11,7 @@ export interface Model {
   /** Null where it is not known. */
   contextTokens: number | null;
   maxOutputTokens: number | null;
+  takesImages: boolean;
   price: TokenPrice;
 }
 
@@ -27,12 +28,13 @@ export async function listModels(
   return priced
     .filter(({ enabled, model }) => enabled && upstreams.serves(model))
     .filter(({ model }) => models === null || models.includes(model))
-    .map(({ model, since, contextTokens, maxOutputTokens, inputPerMtok, outputPerMtok }) => ({
+    .map(({ model, since, contextTokens, maxOutputTokens, imageTokens, ...price }) => ({
       id: model,
       since,
       contextTokens,
       maxOutputTokens,
-      price: { inputPerMtok, outputPerMtok },
+      takesImages: imageTokens !== null,
+      price: { inputPerMtok: price.inputPerMtok, outputPerMtok: price.outputPerMtok },
     }))
     .sort((a, b) => (a.id < b.id ? -1 : 1));
 }

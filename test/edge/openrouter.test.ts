@@ -14,6 +14,7 @@ import {
   setClock,
 } from "../support/books.js";
 import {
+  ADMIN,
   type LiveGateway,
   type RestAnswer,
   restClient,
@@ -329,6 +330,52 @@ describe("keys", () => {
     expect(answer.headers.get("allow")).toBe("GET, POST");
     const big = await call(`POST ${KEYS}`, { name: "A", limit: "x".repeat(70_000) });
     expect(refusal(big)).toEqual([413, "request_too_large", undefined]);
+  });
+});
+
+describe("models", () => {
+  const ids = async (query: string) => {
+    const { status, json } = await call(`GET /api/v1/models?${query}`, undefined, child);
+    expect(status).toBe(200);
+    expect(json.total_count).toBeGreaterThanOrEqual((json.data as Json[]).length);
+    return (json.data as Json[]).map(({ id }) => String(id));
+  };
+  let child: string;
+  beforeAll(async () => {
+    child = (await gateway.aChild(owner.token, gm.id, { models: MODELS })).secret;
+    const prices = { input_ngonka_per_mtok: "15000001", output_ngonka_per_mtok: "30000003" };
+    const body = { ...prices, image_tokens: 100 };
+    await gateway.done("PUT /api/admin/models/demo/vision", { bearer: ADMIN, body });
+  });
+  const MODELS = ["demo/fast", "demo/slow", "demo/vision"];
+
+  test("are those of the key, from any place on", async () => {
+    expect(await ids("")).toEqual(MODELS);
+    expect(await ids("limit=500&offset=0")).toEqual(MODELS);
+    expect(await ids("limit=1&offset=1")).toEqual(["demo/slow"]);
+    expect(await ids("offset=3")).toEqual([]);
+  });
+
+  test("are found by what they take", async () => {
+    expect(await ids("supported_parameters=tools,temperature")).toEqual(MODELS);
+    expect(await ids("supported_parameters=web_search_options")).toEqual([]);
+    expect(await ids("input_modalities=text,image")).toEqual(["demo/vision"]);
+    expect(await ids("output_modalities=all")).toEqual(MODELS);
+    expect(await ids("output_modalities=image")).toEqual([]);
+    const refused = await call("GET /api/v1/models?category=legal", undefined, child);
+    expect(refusal(refused)).toEqual(invalid("category"));
+  });
+
+  test("are one by one the same, and remain OpenAI's under /v1", async () => {
+    const one = await call("GET /api/v1/models/demo/vision", undefined, child);
+    const all = await call("GET /api/v1/models", undefined, child);
+    expect((all.json.data as Json[]).at(-1)).toEqual(one.json);
+    expect(one.json).toMatchObject({
+      object: "model",
+      architecture: { modality: "text+image->text" },
+    });
+    const plain = await call("GET /v1/models/demo/vision?category=legal", undefined, child);
+    expect(plain.json).not.toHaveProperty("architecture");
   });
 });
 
