@@ -16,15 +16,15 @@ import type { Db, Sql, Tx } from "../db/sql.js";
 import { type CreateKey, claimCreate, findCreate, keepCreate } from "./create-store.js";
 import { checkIdempotencyKey, hashOfKey } from "./key.js";
 
-/** A call that creates something, as its handler knows it. */
-export interface CreateCall {
+/** A call that may carry a key, as its handler knows it. */
+export interface KeyedCall {
   idempotencyKey: string | undefined;
   requestId: Id;
   answerHeader(name: string, value: string): void;
 }
 
 export interface Creating<I extends DescMessage, O extends DescMessage> {
-  call: CreateCall;
+  call: KeyedCall;
   /** Who asks: keys of one never meet those of another. */
   scope: Id;
   /** The same key may be used once for each method. */

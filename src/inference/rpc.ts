@@ -15,12 +15,7 @@ import type { Inference } from "./inference.js";
 import { toBody, toChunk, toCompletion, toEmbeddingBody, toEmbeddings } from "./messages.js";
 import { OWNED_BY } from "./models.js";
 import { parseChatRequest } from "./request.js";
-
-interface Call {
-  authorization: string | undefined;
-  /** Aborts when the caller hangs up. */
-  signal: AbortSignal;
-}
+import { completeCall, type InferenceCall, streamCall } from "./rpc-call.js";
 
 export interface InferenceHandling {
   inference: Inference;
@@ -30,24 +25,24 @@ export interface InferenceHandling {
 
 /** The handlers of InferenceService, on the same functions as the plain-HTTP doors. */
 export const inferenceHandlers = ({ inference, limiter, requireChild }: InferenceHandling) => ({
-  async createChatCompletion(request: CreateChatCompletionRequest, call: Call) {
+  async createChatCompletion(request: CreateChatCompletionRequest, call: InferenceCall) {
     const caller = await requireChild(call.authorization);
     const leave = await admit(limiter, caller);
     try {
       const asked = parseChatRequest(toBody(request, false));
-      return toCompletion(await inference.complete(caller, CHAT, asked, lineOf(call)));
+      return toCompletion(await completeCall(inference, { caller, call }, CHAT, asked));
     } finally {
       leave();
     }
   },
 
-  async *streamChatCompletion({ completion }: StreamChatCompletionRequest, call: Call) {
+  async *streamChatCompletion({ completion }: StreamChatCompletionRequest, call: InferenceCall) {
     const caller = await requireChild(call.authorization);
     const leave = await admit(limiter, caller);
     try {
       if (completion === undefined) throw refuseField("completion", "must be set");
       const asked = parseChatRequest(toBody(completion, true));
-      for await (const events of await inference.stream(caller, CHAT, asked, lineOf(call))) {
+      for await (const events of await streamCall(inference, { caller, call }, CHAT, asked)) {
         for (const payload of payloadsOf(events)) yield toChunk(payload);
       }
     } finally {
@@ -55,14 +50,18 @@ export const inferenceHandlers = ({ inference, limiter, requireChild }: Inferenc
     }
   },
 
-  async createEmbedding(request: CreateEmbeddingRequest, call: Call) {
+  async createEmbedding(request: CreateEmbeddingRequest, call: InferenceCall) {
     const caller = await requireChild(call.authorization);
-    await admit(limiter, caller);
-    const asked = parseEmbeddingRequest(toEmbeddingBody(request));
-    return toEmbeddings(await inference.complete(caller, EMBEDDINGS, asked, lineOf(call)));
+    const leave = await admit(limiter, caller);
+    try {
+      const asked = parseEmbeddingRequest(toEmbeddingBody(request));
+      return toEmbeddings(await completeCall(inference, { caller, call }, EMBEDDINGS, asked));
+    } finally {
+      leave();
+    }
   },
 
-  async listModels(_: ListModelsRequest, call: Call) {
+  async listModels(_: ListModelsRequest, call: InferenceCall) {
     const models = await inference.models(await requireChild(call.authorization));
     return {
       data: models.map(({ id, since, contextTokens, maxOutputTokens }) => ({
@@ -75,13 +74,6 @@ export const inferenceHandlers = ({ inference, limiter, requireChild }: Inferenc
     };
   },
 });
-
-function lineOf({ signal }: Call): AbortController {
-  const line = new AbortController();
-  if (signal.aborted) line.abort(signal.reason);
-  else signal.addEventListener("abort", () => line.abort(signal.reason), { once: true });
-  return line;
-}
 
 /** The chunks in events that are ours: each one line of data. */
 function payloadsOf(events: Buffer): string[] {

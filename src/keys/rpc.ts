@@ -21,7 +21,7 @@ import {
   type UpdateChildKeyRequest,
   type UpdateManagementKeyRequest,
 } from "../gen/keytoll/v1/key_pb.js";
-import type { CreateCall, CreateOnce } from "../idempotency/creates.js";
+import type { CreateOnce, KeyedCall } from "../idempotency/creates.js";
 import type { Manager, OwnerCaller } from "./caller.js";
 import { changeKeys } from "./changes.js";
 import * as children from "./child-keys.js";
@@ -36,7 +36,7 @@ import {
   readTime,
 } from "./requests.js";
 
-interface Call extends CreateCall {
+interface Call extends KeyedCall {
   authorization: string | undefined;
 }
 

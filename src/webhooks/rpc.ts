@@ -24,14 +24,14 @@ import {
   WebhookService,
   type WebhookSettingsSchema,
 } from "../gen/keytoll/v1/webhook_pb.js";
-import type { CreateCall, CreateOnce } from "../idempotency/creates.js";
+import type { CreateOnce, KeyedCall } from "../idempotency/creates.js";
 import * as deliveries from "./deliveries.js";
 import { payloadOf } from "./events.js";
 import { changeSettings, getSettings } from "./settings.js";
 import type { Delivery, Endpoint, Settings } from "./store.js";
 import * as webhooks from "./webhooks.js";
 
-interface Call extends CreateCall {
+interface Call extends KeyedCall {
   authorization: string | undefined;
 }
 

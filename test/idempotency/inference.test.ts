@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { expectBooksAreRight } from "../support/books.js";
-import { costIn, openWorld, PATIENCE, type World } from "./world.js";
+import { costIn, MODEL, openWorld, PATIENCE, type World } from "./world.js";
 
 let world: World;
 let other: Awaited<ReturnType<World["start"]>>;
@@ -97,7 +97,7 @@ test("a caller who hung up and comes again is charged once, for the answer that 
     method: "POST",
     signal: line.signal,
     headers: { authorization: `Bearer ${child.secret}`, "idempotency-key": key },
-    body: JSON.stringify({ model: "demo/fast", messages: [{ role: "user", content: "hello" }] }),
+    body: JSON.stringify({ model: MODEL, messages: [{ role: "user", content: "hello" }] }),
   });
   await vi.waitFor(() => expect(upstream.waiting()).toBe(1), PATIENCE);
   line.abort();
@@ -143,4 +143,26 @@ test("a stream under a key runs once, and its repeat is told that it was charged
   expect([again.status, codeOf(again.text)]).toEqual([409, "answer_not_kept"]);
   expect(upstream.asked()).toBe(asked + 2);
   expect((await world.charged()).requests).toBe(before.requests + 1);
+});
+
+test("every door has it: Anthropic's messages, OpenRouter's path, and calls by Connect", async () => {
+  const { gateway, upstream, child } = world;
+  const messages = [{ role: "user", content: "hello" }];
+  const text = { model: MODEL, messages, max_tokens: 20 };
+  const doors: [route: string, body: object][] = [
+    ["POST /v1/messages", text],
+    ["POST /api/v1/chat/completions", text],
+    ["POST /keytoll.v1.InferenceService/CreateChatCompletion", { model: MODEL, messages }],
+  ];
+  for (const [route, body] of doors) {
+    const headers = { "idempotency-key": aKey(), "content-type": "application/json" };
+    const asked = upstream.asked();
+    const first = await gateway.rest(route, { bearer: child.secret, headers, body });
+    const again = await other.rest(route, { bearer: child.secret, headers, body });
+    expect([first.status, again.status], JSON.stringify(first.json)).toEqual([200, 200]);
+    expect(again.json, route).toEqual(first.json);
+    const replayed = [first, again].map((it) => it.headers.get("idempotent-replayed"));
+    expect(replayed, route).toEqual([null, "true"]);
+    expect(upstream.asked(), route).toBe(asked + 1);
+  }
 });
