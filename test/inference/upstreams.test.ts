@@ -6,6 +6,7 @@ import type { Dialect } from "../../src/inference/kind.js";
 import { STRICT } from "../../src/inference/strict.js";
 import type { UpstreamSpec } from "../../src/inference/upstream.js";
 import { createUpstreams, type Upstreams } from "../../src/inference/upstreams.js";
+import { createDice } from "../chaos/dice.js";
 import {
   answers,
   type Behaviour,
@@ -348,6 +349,52 @@ test("a caller who hangs up during the second attempt ends it there, and leaves 
   expect(standingOf(upstreams, "b")).toMatchObject({ inFlight: 0, outcomes: { hung_up: 1 } });
   b.behave(answers());
   expect(await asking(upstreams)).toBe("b 200");
+});
+
+test("whatever upstreams and callers do, every place is given back, and no answer is lost or doubled", async () => {
+  const dice = createDice(Date.now() % 1_000_000_007);
+  const breaks: Behaviour = ({ response }) =>
+    response.writeHead(200).write("{", () => response.destroy());
+  const behaviours: Behaviour[] = [
+    ...[answers(), answers(), answers(), breaks, () => {}],
+    ({ response }) => response.destroy(),
+    ...[400, 429, 500, 503, 504].map((status) => says(status)),
+  ];
+  const random: Behaviour = (visit) => dice.pick(behaviours)?.(visit);
+  const started = [await upstream(random), await upstream(random), await upstream(random)];
+  const upstreams = opened(
+    ...started.map(({ url }, i) => ({
+      ...{ url, maxConcurrent: 12, priority: i % 2, timeouts: { headers: 300, idle: 300 } },
+    })),
+  );
+  let got = 0;
+  const one = async (model: string) => {
+    const line = new AbortController();
+    const timer =
+      dice.chance(0.3) && setTimeout(() => line.abort(new Error("gone")), dice.int(0, 40));
+    try {
+      const route = upstreams.route(model, "openai");
+      const exchange = await route?.post("/x", () => "{}", line.signal);
+      if (exchange?.status === 200) got += 1;
+      const then = dice.int(1, 3);
+      if (then === 1) exchange?.cancel();
+      if (then === 2) exchange?.discard();
+      if (then === 3) while (await exchange?.read());
+    } catch {
+      // Whatever it is: what counts is what is left behind
+    } finally {
+      if (timer) clearTimeout(timer);
+    }
+  };
+  for (let round = 0; round < 8; round++) {
+    await Promise.all(Array.from({ length: 60 }, (_, i) => one(`m${round}-${i % 3}`)));
+  }
+  await vi.waitFor(() =>
+    expect(upstreams.standing().map(({ inFlight }) => inFlight)).toEqual([0, 0, 0]),
+  );
+  const all = upstreams.standing().map(({ outcomes }) => outcomes.answered);
+  expect(all.reduce((sum, n) => sum + n, 0)).toBe(got);
+  expect(got).toBeGreaterThan(100);
 });
 
 test("models that nobody serves leave nothing behind, however many are asked for", async () => {
