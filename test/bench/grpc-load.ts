@@ -1,20 +1,23 @@
 import { fileURLToPath } from "node:url";
 import { Client, type ClientDuplexStream, credentials, Metadata } from "@grpc/grpc-js";
 import protobuf from "protobufjs";
+import { Pool } from "undici";
 import { newId } from "../../src/base/ids.js";
 import { type Figures, measure } from "./holds.js";
 
 /** What one process of clients does. */
 export interface GrpcLoad {
-  /** host:port */
+  /** host:port of gRPC */
   address: string;
+  /** Base URL of Connect. */
+  http: string;
   bearer: string;
   children: string[];
   seconds: number;
   /** Cycles under way at any time. */
   concurrency: number;
-  /** A call for each command, or one stream for all. */
-  by: "unary" | "stream";
+  /** A call for each command, one stream for all, or a request of Connect in JSON for each. */
+  by: "unary" | "stream" | "connect";
 }
 
 /** What it tells once its time is over. */
@@ -31,10 +34,11 @@ const PROTO = fileURLToPath(new URL("../../proto/keytoll/v1/hold.proto", import.
 
 type Command = (message: object) => Promise<object>;
 type Commands = Record<"authorize" | "capture", Command>;
-type Open = (client: Client, metadata: Metadata, root: protobuf.Root) => Commands;
+type Open = (load: GrpcLoad, root: protobuf.Root) => Commands;
 
 /** Calls as any backend makes them: the library as it comes, messages from the proto file. */
-const openCalls: Open = (client, metadata, root) => {
+const openCalls: Open = (load, root) => {
+  const { client, metadata } = clientOf(load);
   const commandOf = (name: string): Command => {
     const { encode, decode } = codecOf(root, `${name}Request`, `${name}Response`);
     return (message) =>
@@ -51,7 +55,8 @@ type Waiting = { resolve: (value: object) => void; reject: (error: unknown) => v
 type Result = { correlation: unknown; refusal?: { reason: string } };
 
 /** One stream for all: what a turn of the event loop asks goes out together. */
-const openStream: Open = (client, metadata, root) => {
+const openStream: Open = (load, root) => {
+  const { client, metadata } = clientOf(load);
   const { encode, decode } = codecOf(root, "StreamRequest", "StreamResponse");
   const waiting = new Map<string, Waiting>();
   const stream: ClientDuplexStream<object, object> = client.makeBidiStreamRequest(
@@ -90,6 +95,31 @@ const openStream: Open = (client, metadata, root) => {
   return { authorize: commandOf("authorize"), capture: commandOf("capture") };
 };
 
+/** Connect in JSON over HTTP/1.1, by the leanest client there is. */
+const openConnect: Open = ({ http, bearer, concurrency }) => {
+  const pool = new Pool(http, { connections: concurrency, pipelining: 1 });
+  const headers = { "content-type": "application/json", authorization: `Bearer ${bearer}` };
+  const commandOf =
+    (name: string): Command =>
+    async (message) => {
+      const body = JSON.stringify(message);
+      const path = `${SERVICE}/${name}`;
+      const answer = await pool.request({ method: "POST", path, headers, body });
+      const json = await answer.body.text();
+      if (answer.statusCode !== 200) throw new Error(json);
+      return JSON.parse(json) as object;
+    };
+  return { authorize: commandOf("Authorize"), capture: commandOf("Capture") };
+};
+
+const OPEN = { unary: openCalls, stream: openStream, connect: openConnect };
+
+function clientOf({ address, bearer }: GrpcLoad) {
+  const metadata = new Metadata();
+  metadata.set("authorization", `Bearer ${bearer}`);
+  return { client: new Client(address, credentials.createInsecure()), metadata };
+}
+
 function codecOf(root: protobuf.Root, request: string, answer: string) {
   const [asked, answered] = [request, answer].map((name) => root.lookupType(`keytoll.v1.${name}`));
   return {
@@ -99,12 +129,7 @@ function codecOf(root: protobuf.Root, request: string, answer: string) {
 }
 
 async function open(load: GrpcLoad): Promise<{ cycle: () => Promise<void>; done: () => number }> {
-  const client = new Client(load.address, credentials.createInsecure());
-  const metadata = new Metadata();
-  metadata.set("authorization", `Bearer ${load.bearer}`);
-  const root = await protobuf.load(PROTO);
-  const connect = load.by === "unary" ? openCalls : openStream;
-  const { authorize, capture } = connect(client, metadata, root);
+  const { authorize, capture } = OPEN[load.by](load, await protobuf.load(PROTO));
   let cycles = 0;
   const { children } = load;
   return {

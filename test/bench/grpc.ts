@@ -34,27 +34,40 @@ const ROUNDS = 2;
 
 /**
  * Measures authorize + capture through HoldService, by a call each and by a stream, from clients of
- * @grpc/grpc-js in processes of their own, against the same cycle in process. In turns, each time
- * from empty tables, and the best of each counts: a machine that is busy with other things for a
- * while harms all alike.
+ * @grpc/grpc-js in processes of their own, against the same cycle in process, and against the same
+ * calls over Connect in JSON. In turns, each time from empty tables, and the best of each counts: a
+ * machine that is busy with other things for a while harms all alike.
  */
 export async function benchGrpc({ emptyDatabase, seconds, concurrency, json }: GrpcBench) {
   const load = { seconds, concurrency };
-  const runs = { cycles: [] as Figures[], unary: [] as Through[], stream: [] as Through[] };
+  const runs: Record<GrpcLoad["by"], Through[]> = { unary: [], stream: [], connect: [] };
+  const inProcess: Figures[] = [];
   for (let round = 0; round < ROUNDS; round++) {
-    runs.cycles.push(await engineFigures(await emptyDatabase(), "cycles", load));
-    runs.stream.push(await throughGateway(await emptyDatabase(), "stream", load));
-    runs.unary.push(await throughGateway(await emptyDatabase(), "unary", load));
+    inProcess.push(await engineFigures(await emptyDatabase(), "cycles", load));
+    for (const by of ["stream", "unary", "connect"] as const) {
+      runs[by].push(await throughGateway(await emptyDatabase(), by, load));
+    }
   }
-  const cycles = fastest(runs.cycles);
+  const cycles = fastest(inProcess);
   const against = (through: Through) => ({
     ...through,
     ratio: Number((through.perSecond / cycles.perSecond).toFixed(3)),
   });
-  const [unary, stream] = [against(fastest(runs.unary)), against(fastest(runs.stream))];
+  const through = {
+    unary: against(fastest(runs.unary)),
+    stream: against(fastest(runs.stream)),
+    connect: against(fastest(runs.connect)),
+  };
+  const over = (by: "unary" | "stream") =>
+    Number((through[by].perSecond / through.connect.perSecond).toFixed(2));
+  const against_connect = { unary: over("unary"), stream: over("stream") };
   const result = { bench: "grpc", cores: cpus().length, ...load, clients: CLIENTS };
-  if (!json) report(load, cycles, { unary, stream });
-  return { ...result, cycles, unary, stream };
+  if (!json) {
+    report(load, cycles, through);
+    const { unary, stream } = against_connect;
+    console.log(`  gRPC against Connect in JSON: ${unary}x by a call each, ${stream}x by a stream`);
+  }
+  return { ...result, cycles, ...through, against_connect };
 }
 
 function fastest<F extends Figures>(runs: F[]): F {
@@ -107,9 +120,10 @@ async function throughGateway(
       PORT: "0",
       GRPC_PORT: "0",
     });
-    const { ready } = await messageOf<{ ready: { grpc: string } }>(gateway);
+    const { ready } = await messageOf<{ ready: { grpc: string; http: string } }>(gateway);
     const share = Math.ceil(concurrency / CLIENTS);
-    const load: GrpcLoad = { address: ready.grpc, ...books, seconds, concurrency: share, by };
+    const { grpc: address, http } = ready;
+    const load: GrpcLoad = { address, http, ...books, seconds, concurrency: share, by };
     const clients = Array.from({ length: CLIENTS }, () => start("./grpc-load.ts"));
     await all(clients);
     await all(clients, load);

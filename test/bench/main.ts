@@ -21,7 +21,8 @@ const USAGE = `Usage: npm run bench -- holds|cycles|alone|gateway|grpc|streams|f
   gateway   paid requests a second through a gateway, against a bare node:http + undici proxy; what
             they take of CPU and memory; and any of [--keys 1e5] keys against any of ten
   streams   [--streams 300] paced streams of 100 tokens a second, all at once: their lateness, memory
-  grpc      hold and capture through HoldService, clients in other processes, against cycles
+  grpc      hold and capture through HoldService, clients in other processes, against cycles and
+            against the same over Connect in JSON
   flat      holds and cycles after years of usage records, against empty tables
             [--records 1e6] [--children 1e5]
   expiry    how late expiries are recorded at 20 a second for a minute, and what the sweep costs for

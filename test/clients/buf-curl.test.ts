@@ -9,9 +9,15 @@ const run = promisify(execFile);
 
 let gateway: LiveGateway;
 let token: string;
+let secret: string;
+let spent: string;
 beforeAll(async () => {
   gateway = await startLiveGateway();
-  ({ token } = await gateway.anOwner("buf@example.com"));
+  await gateway.priceDemoModels("15000001", "30000003");
+  ({ token } = await gateway.anOwner("buf@example.com", "1000000000"));
+  const { id } = await gateway.aManagementKey(token);
+  ({ secret } = await gateway.aChild(token, id));
+  ({ secret: spent } = await gateway.aChild(token, id, { limit_daily_ngonka: "0" }));
 });
 afterAll(() => gateway?.close());
 
@@ -45,6 +51,7 @@ describe.each(doors)("buf curl, which knows only the address, over %s", (_name, 
         "keytoll.v1.HoldService",
         "keytoll.v1.InferenceService",
         "keytoll.v1.KeyService",
+        "keytoll.v1.UsageService",
         "grpc.health.v1.Health",
       ]),
     );
@@ -60,6 +67,26 @@ describe.each(doors)("buf curl, which knows only the address, over %s", (_name, 
     const list = await curl(...bearer, "--data", "{}", `${service}/ListManagementKeys`);
     expect(list).toContain(made.managementKey.id);
     expect(list).not.toContain(made.key);
+  });
+
+  test("reads a stream to its end, or why there is none, and its cost is what was used", async () => {
+    const messages = [{ role: "user", content: "hello" }];
+    const body = JSON.stringify({ completion: { model: "demo/fast", messages } });
+    const path = `${base()}/keytoll.v1.InferenceService/StreamChatCompletion`;
+    const stream = (key: string) =>
+      curl("--header", `authorization: Bearer ${key}`, "--data", body, path);
+    const usageOf = async () => {
+      const { totals } = await gateway.done("GET /api/account/usage", { bearer: token });
+      return BigInt((totals as { cost_ngonka: string }).cost_ngonka);
+    };
+    const before = await usageOf();
+    const text = await stream(secret);
+    expect(text.match(/"choices"/g)?.length).toBeGreaterThan(5);
+    const [, cost = "0"] = /"costUnits": ?"(\d+)"/.exec(text) ?? [];
+    expect(await usageOf()).toBe(before + BigInt(cost));
+    await expect(stream(spent)).rejects.toMatchObject({
+      stderr: expect.stringContaining('"resource_exhausted"'),
+    });
   });
 
   test("shows a refusal with its reason", async () => {

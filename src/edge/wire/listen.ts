@@ -45,6 +45,9 @@ export async function listen(door: HttpDoor) {
     requestTimeout: Math.max(REQUEST_TIMEOUT, headersTimeout),
     keepAliveTimeout: KEEP_ALIVE,
     connectionsCheckingInterval: Math.min(headersTimeout, 5 * SECOND),
+    // A peer that went without a word in mid-stream would otherwise stay connected for good
+    keepAlive: true,
+    keepAliveInitialDelay: KEEP_ALIVE,
   });
   // The compatibility objects of HTTP/2 have the methods that our handlers use.
   const http2 = createHttp2Server((request, response) => {
