@@ -34,9 +34,9 @@ const bodies: [what: string, body: unknown, param: string | undefined][] = [
   ["a message as text", { ...good, messages: ["hi"] }, "messages[0]"],
   ["a content that is a number", { ...good, messages: [{ content: 5 }] }, "messages[0].content"],
   [
-    "an image",
+    "an image that is nowhere",
     { ...good, messages: [{ content: [{ type: "image_url", image_url: { url: "x" } }] }] },
-    "messages[0].content[0]",
+    "messages[0].content[0].image_url.url",
   ],
   ["sound", { ...good, messages: [{ role: "user", audio: {} }] }, "messages[0].audio"],
   ["no tokens", { ...good, max_tokens: 0 }, "max_tokens"],
