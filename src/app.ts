@@ -30,6 +30,7 @@ import { AuthService } from "./gen/keytoll/v1/auth_pb.js";
 import { HoldService } from "./gen/keytoll/v1/hold_pb.js";
 import { InferenceService } from "./gen/keytoll/v1/inference_pb.js";
 import { KeyService } from "./gen/keytoll/v1/key_pb.js";
+import { ModelService } from "./gen/keytoll/v1/model_pb.js";
 import { UsageService } from "./gen/keytoll/v1/usage_pb.js";
 import { WebhookService } from "./gen/keytoll/v1/webhook_pb.js";
 import { createDelivery } from "./holds/delivery/deliver.js";
@@ -47,6 +48,8 @@ import { createInference } from "./inference/inference.js";
 import { inferenceHandlers } from "./inference/rpc.js";
 import { createUpstreams } from "./inference/upstreams.js";
 import { readUpstreams } from "./inference/upstreams-file.js";
+import { modelHandlers } from "./keys/alias-rpc.js";
+import { createAliasBook } from "./keys/aliases.js";
 import { createKeyring } from "./keys/authenticate.js";
 import { createRateLimiter } from "./keys/rate-limit.js";
 import { keyHandlers } from "./keys/rpc.js";
@@ -95,6 +98,7 @@ export async function createApp(
   const metrics = createMetrics(sql, VERSION);
   const keyring = createKeyring(sql, config.secrets, config.accountLimits);
   const prices = createPriceBook(sql);
+  const aliases = createAliasBook(sql);
   const upstreams = createUpstreams(specs, log);
   metrics.watchUpstreams(upstreams);
   const refusals = keepRefusals(sql, log);
@@ -111,7 +115,7 @@ export async function createApp(
   const answers = createAnswers({ sql: money, secrets, log });
   const createOnce = createOnceWith(sql, secrets, log);
   const forgetting = keepForgetting(sql, log);
-  const inference = createInference({ holds, delivery, prices, upstreams, answers, log });
+  const inference = createInference({ holds, delivery, prices, aliases, upstreams, answers, log });
   const limiter = createRateLimiter({ redis, log });
   const authenticator = createAuthenticator({ keyring, secrets, adminToken });
   const health = createHealth({ sql, redis, upstreams, lease, delivery });
@@ -133,6 +137,7 @@ export async function createApp(
         requireOwnerOrManager,
       }),
     ),
+    service(ModelService, modelHandlers({ sql, requireOwner })),
     service(
       HoldService,
       holdHandlers({
@@ -209,7 +214,13 @@ export async function createApp(
       await holds.close();
       await refusals.stop();
       await lease.stop();
-      await Promise.all([keyring.stop(), prices.stop(), upstreams.close(), temporal?.close()]);
+      await Promise.all([
+        keyring.stop(),
+        prices.stop(),
+        aliases.stop(),
+        upstreams.close(),
+        temporal?.close(),
+      ]);
       redis?.disconnect();
       await Promise.all([money.end({ timeout: 5 }), sql.end({ timeout: 5 })]);
     },

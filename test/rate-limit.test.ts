@@ -21,6 +21,7 @@ const aCaller: ChildCaller = {
   ...{ kind: "child", account: "a", child: "c", managementKey: "m", secretVersion: 1 },
   ...{ rateLimitRpm: null, accountLimits: { rateLimitRpm: null, concurrency: null } },
   models: null,
+  costFields: "neutral",
 };
 
 describe("in this process alone", () => {

@@ -214,13 +214,26 @@ create table management_key (
   previous_secret_until timestamp with time zone,
   created_at timestamp with time zone not null,
   updated_at timestamp with time zone not null,
+  cost_fields text not null default 'neutral'::text,
   constraint management_key_access_check CHECK ((access = ANY (ARRAY['read_write'::text, 'read_only'::text]))),
   constraint management_key_account_id_fkey FOREIGN KEY (account_id) REFERENCES account(id),
+  constraint management_key_cost_fields_check CHECK ((cost_fields = ANY (ARRAY['neutral'::text, 'gonka'::text, 'none'::text]))),
   constraint management_key_pkey PRIMARY KEY (id)
 );
 CREATE INDEX management_key_account_id_id_idx ON public.management_key USING btree (account_id, id);
 CREATE INDEX management_key_expiry ON public.management_key USING btree (expires_at) WHERE ((expires_at IS NOT NULL) AND (status <> 'deleted'::key_status) AND (expiry_recorded IS DISTINCT FROM expires_at));
 CREATE INDEX management_key_grace ON public.management_key USING btree (previous_secret_until);
+
+create table model_alias (
+  account_id uuid not null,
+  alias text not null,
+  model text,
+  created_at timestamp with time zone not null,
+  updated_at timestamp with time zone not null,
+  constraint model_alias_account_id_fkey FOREIGN KEY (account_id) REFERENCES account(id),
+  constraint model_alias_alias_check CHECK ((alias ~ '^[A-Za-z0-9._:/-]{1,200}$'::text)),
+  constraint model_alias_pkey PRIMARY KEY (account_id, alias)
+);
 
 create table model_price (
   model text not null,

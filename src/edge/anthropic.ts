@@ -89,7 +89,7 @@ function modelsRoute(path: string): Route | undefined {
 const messages: Serve = admitted(async (deps, visit, caller) => {
   const { request, response } = visit;
   const asked = parseMessagesRequest(await readBody(request, response, MAX_BODY_BYTES));
-  if (deps.inference.speaks(asked.model, "anthropic")) {
+  if (await deps.inference.speaks(caller, asked.model, "anthropic")) {
     return await answer(deps, visit, caller, MESSAGES, asked);
   }
   await answer(deps, visit, caller, TRANSLATED_MESSAGES, toChatRequest(asked));

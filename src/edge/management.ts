@@ -2,12 +2,14 @@ import { AccountService } from "../gen/keytoll/v1/account_pb.js";
 import { AdminService } from "../gen/keytoll/v1/admin_pb.js";
 import { AuthService } from "../gen/keytoll/v1/auth_pb.js";
 import { KeyService } from "../gen/keytoll/v1/key_pb.js";
+import { ModelService } from "../gen/keytoll/v1/model_pb.js";
 import type { ServiceTable } from "./wire/handlers.js";
 import { type RestRoute, restRoute } from "./wire/rest.js";
 
 const PAGE = ["cursor", "limit"] as const;
 const KEYS = "/api/management/keys";
 const KEY = `${KEYS}/:management_key_id` as const;
+const MODELS = "/api/management/models";
 const CHILDREN = `${KEY}/children` as const;
 const CHILD = `${CHILDREN}/:child_key_id` as const;
 
@@ -17,6 +19,7 @@ export function managementRoutes(services: ServiceTable): RestRoute[] {
     ...ownerRoutes(services),
     ...managementKeyRoutes(services),
     ...childKeyRoutes(services),
+    ...modelRoutes(services),
     ...adminRoutes(services),
   ];
 }
@@ -54,6 +57,15 @@ function childKeyRoutes(services: ServiceTable): RestRoute[] {
     restRoute(services, { on: `PATCH ${CHILD}`, method: method.updateChildKey }),
     restRoute(services, { on: `DELETE ${CHILD}`, method: method.deleteChildKey }),
     restRoute(services, { on: `POST ${CHILD}/rotate`, method: method.rotateChildKey }),
+  ];
+}
+
+function modelRoutes(services: ServiceTable): RestRoute[] {
+  const { listModelAliases, setModelAlias, deleteModelAlias } = ModelService.method;
+  return [
+    restRoute(services, { on: `GET ${MODELS}`, method: listModelAliases }),
+    restRoute(services, { on: `PUT ${MODELS}/*alias`, method: setModelAlias }),
+    restRoute(services, { on: `DELETE ${MODELS}/*alias`, method: deleteModelAlias }),
   ];
 }
 

@@ -40,7 +40,7 @@ export async function complete<Request extends Asked>(
     const answer = await ask(payment, kind, request, paying.log);
     usage = kind.usage(request, answer, payment.maxTokens, payment.promptTokens);
     const { cost, paid } = payment.priceOf(usage);
-    shown = kind.show(request, answer, { usage, cost: paid });
+    shown = kind.show(request, answer, { usage, cost: paid, costFields: payer.costFields });
     if (keeping) await keeping.keep(shown, usage, cost);
   } catch (error) {
     await payment.void();

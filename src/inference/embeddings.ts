@@ -31,8 +31,8 @@ export const EMBEDDINGS: Kind<EmbeddingRequest> = {
       }
     );
   },
-  show(request, answer, { usage, cost }) {
-    const { completion_tokens: _, ...shown } = usageBody(usage, cost, answer.usage);
+  show(request, answer, bill) {
+    const { completion_tokens: _, ...shown } = usageBody(bill, answer.usage);
     return {
       object: "list",
       data: (answer.data as Json[]).map(({ index, embedding }, i) => ({

@@ -2,6 +2,7 @@ import type { Log } from "../base/log.js";
 import type { Delivery } from "../holds/delivery/deliver.js";
 import type { Holds } from "../holds/holds.js";
 import type { Answers } from "../idempotency/answers.js";
+import type { AliasBook } from "../keys/aliases.js";
 import type { PriceBook } from "../pricing/prices.js";
 import { complete } from "./complete.js";
 import { createKeeper } from "./keeper.js";
@@ -18,6 +19,8 @@ export interface InferenceDeps {
   /** How its own requests end their holds. */
   delivery: Delivery;
   prices: PriceBook;
+  /** What owners call models. */
+  aliases: AliasBook;
   upstreams: Upstreams;
   /** What was answered to requests with an idempotency key. */
   answers: Answers;
@@ -59,16 +62,16 @@ export interface Inference {
     line: AbortController,
     once: Once,
   ): Promise<EventStream>;
-  /** Whether a model is served in these words. */
-  speaks(model: string, dialect: Dialect): boolean;
-  /** The models that a key may use, by id. */
-  models(payer: Pick<Payer, "models">): Promise<Model[]>;
+  /** Whether a model is served in these words, by the name that a caller asks for. */
+  speaks(payer: Pick<Payer, "account">, model: string, dialect: Dialect): Promise<boolean>;
+  /** The models that a key may use, by the names that its owner's clients see. */
+  models(payer: Pick<Payer, "account" | "models">): Promise<Model[]>;
   /** Stops the timer that keeps holds alive. Requests must have ended. */
   close(): void;
 }
 
 export function createInference(deps: InferenceDeps): Inference {
-  const { holds, prices, upstreams, log } = deps;
+  const { holds, aliases, upstreams, log } = deps;
   const keeper = createKeeper(holds, log);
   const paying = { ...deps, keeper };
   return {
@@ -78,8 +81,11 @@ export function createInference(deps: InferenceDeps): Inference {
       completeOnce(paying, payer, kind, request, line, once),
     streamOnce: (payer, kind, request, line, once) =>
       streamOnce(paying, payer, kind, request, line, once),
-    speaks: (model, dialect) => upstreams.route(model, dialect) !== undefined,
-    models: (payer) => listModels(prices, upstreams, payer),
+    async speaks({ account }, asked, dialect) {
+      const model = (await aliases.of(account)).modelOf(asked);
+      return model !== undefined && upstreams.route(model, dialect) !== undefined;
+    },
+    models: (payer) => listModels(deps, payer),
     close: () => keeper.close(),
   };
 }

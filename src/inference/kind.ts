@@ -1,3 +1,4 @@
+import type { CostFields } from "../keys/caller.js";
 import type { ChunkReader } from "./chunks.js";
 import type { Meter } from "./meter.js";
 import type { Json } from "./parameters.js";
@@ -67,4 +68,5 @@ export interface Bill {
   usage: Usage;
   /** Ngonka, captured. */
   cost: bigint;
+  costFields: CostFields;
 }

@@ -1,10 +1,9 @@
 import type { TokenPrice } from "../base/money.js";
-import type { PriceBook } from "../pricing/prices.js";
-import type { Payer } from "./payment.js";
-import type { Upstreams } from "./upstreams.js";
+import { mayUse, type Payer, type Paying } from "./payment.js";
 
 /** A model that can be paid for. */
 export interface Model {
+  /** What the caller asks for: an alias, where the owner gave it one. */
   id: string;
   /** Since when its price is in force. */
   since: Date;
@@ -18,23 +17,29 @@ export interface Model {
 /** What every model is owned by, to a caller: nobody in particular. */
 export const OWNED_BY = "system";
 
-/** The models that are priced, enabled, served and on the key's list, by id. */
+/**
+ * The models that are priced, enabled, served and on the key's list, by the names that they are
+ * asked for.
+ */
 export async function listModels(
-  prices: PriceBook,
-  upstreams: Upstreams,
-  { models }: Pick<Payer, "models">,
+  { prices, aliases, upstreams }: Pick<Paying, "prices" | "aliases" | "upstreams">,
+  payer: Pick<Payer, "account" | "models">,
 ): Promise<Model[]> {
-  const priced = await prices.list();
+  const [priced, names] = await Promise.all([prices.list(), aliases.of(payer.account)]);
   return priced
     .filter(({ enabled, model }) => enabled && upstreams.serves(model))
-    .filter(({ model }) => models === null || models.includes(model))
-    .map(({ model, since, contextTokens, maxOutputTokens, imageTokens, ...price }) => ({
-      id: model,
-      since,
-      contextTokens,
-      maxOutputTokens,
-      takesImages: imageTokens !== null,
-      price: { inputPerMtok: price.inputPerMtok, outputPerMtok: price.outputPerMtok },
-    }))
+    .flatMap(({ model, since, contextTokens, maxOutputTokens, imageTokens, ...price }) =>
+      names
+        .namesOf(model)
+        .filter((id) => mayUse(payer, id, model))
+        .map((id) => ({
+          id,
+          since,
+          contextTokens,
+          maxOutputTokens,
+          takesImages: imageTokens !== null,
+          price: { inputPerMtok: price.inputPerMtok, outputPerMtok: price.outputPerMtok },
+        })),
+    )
     .sort((a, b) => (a.id < b.id ? -1 : 1));
 }

@@ -4,6 +4,8 @@ import type { Log } from "../base/log.js";
 import { MAX_NGONKA, type Ngonka, priceOf } from "../base/money.js";
 import type { Delivery } from "../holds/delivery/deliver.js";
 import type { HoldRequest, Holds } from "../holds/holds.js";
+import type { AliasBook } from "../keys/aliases.js";
+import type { CostFields } from "../keys/caller.js";
 import type { Price, PriceBook } from "../pricing/prices.js";
 import { type Cover, createCover, type Growth } from "./cover.js";
 import {
@@ -23,6 +25,7 @@ export interface Paying {
   holds: Holds;
   delivery: Delivery;
   prices: PriceBook;
+  aliases: AliasBook;
   upstreams: Upstreams;
   keeper: Keeper;
   log: Log;
@@ -33,14 +36,18 @@ export interface Payer {
   account: Id;
   child: Id;
   secretVersion: number;
-  /** Models that the key may use; null: all. */
+  /** Models that the key may use, by their ids or aliases; null: all. */
   models: readonly string[] | null;
+  /** How answers tell their cost. */
+  costFields: CostFields;
 }
 
 /** A request with a durable open hold. It must be captured or voided, once. */
 export interface Payment {
   id: Id;
   route: Route;
+  /** How its cost is told to whoever asked. */
+  costFields: CostFields;
   /** Tokens that each answer may have. */
   maxTokens: number;
   /** Tokens of the prompt by our count, for when the upstream does not report. */
@@ -83,6 +90,7 @@ export async function openPayment(
   const { price, route } = await findModel(paying, payer, request.model, dialect);
   const estimated = estimate(request, price);
   const { promptTokens } = estimated;
+  const { costFields } = payer;
   const first = streams ? firstPartOf(estimated, price, request.n) : undefined;
   const asked = holdOf(payer, id, request, price, first ?? estimated);
   const { amount: held, repeated } = await paying.holds.authorize(asked);
@@ -91,11 +99,11 @@ export async function openPayment(
   const life = { account: payer.account, id, held, cover: undefined, request, price, line };
   if (first === undefined) {
     const maxTokens = affordableTokens(estimated, price, request.n, held);
-    return { id, route, maxTokens, promptTokens, ...lifeOf(paying, life) };
+    return { id, route, costFields, maxTokens, promptTokens, ...lifeOf(paying, life) };
   }
   const cover = createCover(paying.holds, asked, held, growthOf(estimated, price, request, first));
   const { maxTokens } = estimated;
-  return { id, route, maxTokens, promptTokens, ...lifeOf(paying, { ...life, cover }) };
+  return { id, route, costFields, maxTokens, promptTokens, ...lifeOf(paying, { ...life, cover }) };
 }
 
 const holdOf = (
@@ -205,14 +213,20 @@ function lesser(one: Ngonka, other: Ngonka): Ngonka {
 }
 
 async function findModel(
-  { prices, upstreams }: Paying,
+  { prices, aliases, upstreams }: Paying,
   payer: Payer,
-  model: string,
+  asked: string,
   dialect: Dialect,
 ) {
-  if (payer.models !== null && !payer.models.includes(model)) throw refuse("model_not_found");
+  const known = aliases.of(payer.account);
+  const model = ("then" in known ? await known : known).modelOf(asked);
+  if (model === undefined || !mayUse(payer, asked, model)) throw refuse("model_not_found");
   const price = await prices.find(model);
   const route = upstreams.route(model, dialect);
   if (!price?.enabled || route === undefined) throw refuse("model_not_found");
   return { price, route };
 }
+
+/** Whether a key may use a model that is asked for by a name: its list may have either. */
+export const mayUse = ({ models }: Pick<Payer, "models">, name: string, model: string): boolean =>
+  models === null || models.includes(name) || models.includes(model);

@@ -182,7 +182,7 @@ async function settle(run: Run): Promise<Buffer> {
   const produced = meter.started || reader.finished || cut !== undefined;
   const cost = produced ? await payment.capture(usage) : await payment.void();
   if (failure !== undefined) throw failure;
-  const bill = usageBody(usage, cost ?? 0n, undefined);
+  const bill = usageBody({ usage, cost: cost ?? 0n, costFields: payment.costFields }, undefined);
   return cut === undefined ? reader.finale(bill) : reader.cut(bill, cut.stop);
 }
 

@@ -1,5 +1,6 @@
 import type { Ngonka } from "../base/money.js";
-import { isObject, type Json } from "./parameters.js";
+import type { Bill } from "./kind.js";
+import { isObject, type Json } from "./values.js";
 
 /** Tokens of one request, and whether we had to count them ourselves. */
 export interface Usage {
@@ -31,11 +32,12 @@ export function reportedUsage(answer: Json): Usage | undefined {
 }
 
 /**
- * The usage as callers read it. `cost` is in credits, for display; `cost_units` is exact.
+ * The usage as callers read it. `cost` is in credits, for display; `cost_units` is exact. The owner
+ * decides whether either is there, and whether `total_cost_gnk` stands beside.
  *
  * @param reported details of the upstream's own report, where it made one
  */
-export function usageBody(usage: Usage, cost: Ngonka, reported: unknown): Json {
+export function usageBody({ usage, cost, costFields }: Bill, reported: unknown): Json {
   const { inputTokens, outputTokens } = usage;
   const details = isObject(reported) && !usage.estimated ? reported : {};
   return {
@@ -44,8 +46,8 @@ export function usageBody(usage: Usage, cost: Ngonka, reported: unknown): Json {
     total_tokens: Number(inputTokens + outputTokens),
     ...counts("prompt_tokens_details", details.prompt_tokens_details),
     ...counts("completion_tokens_details", details.completion_tokens_details),
-    cost: credits(cost),
-    cost_units: cost.toString(),
+    ...(costFields !== "none" && { cost: credits(cost), cost_units: cost.toString() }),
+    ...(costFields === "gonka" && { total_cost_gnk: credits(cost) }),
     ...(usage.estimated && { estimated: true }),
   };
 }

@@ -179,9 +179,17 @@ function toCaller(found: Found): KeyCaller {
     const { kind, key: managementKey, access } = found;
     return { kind, account, managementKey, secretVersion, access };
   }
-  const { kind, key: child, managementKey, rateLimitRpm, accountLimits, models } = found;
+  const {
+    kind,
+    key: child,
+    managementKey,
+    rateLimitRpm,
+    accountLimits,
+    models,
+    costFields,
+  } = found;
   return {
     ...{ kind, account, child, managementKey, secretVersion },
-    ...{ rateLimitRpm, accountLimits, models },
+    ...{ rateLimitRpm, accountLimits, models, costFields },
   };
 }

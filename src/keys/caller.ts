@@ -3,6 +3,12 @@ import type { Actor } from "../db/change.js";
 
 export type Access = "read_write" | "read_only";
 
+/**
+ * How answers tell their cost: under names that do not tell the network, with a GNK amount beside,
+ * or not at all.
+ */
+export type CostFields = "neutral" | "gonka" | "none";
+
 /** The account's owner, by a signed token. */
 export interface OwnerCaller {
   kind: "owner";
@@ -37,8 +43,9 @@ export interface ChildCaller {
   /** Most requests in any 60 s; null: no limit. */
   rateLimitRpm: number | null;
   accountLimits: AccountLimits;
-  /** Models that it may use; null: all. */
+  /** Models that it may use, by their ids or aliases; null: all. */
   models: string[] | null;
+  costFields: CostFields;
 }
 
 /** The operator, by the admin token. */

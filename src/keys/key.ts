@@ -1,6 +1,6 @@
 import type { Id } from "../base/ids.js";
 import type { Ngonka } from "../base/money.js";
-import type { Access } from "./caller.js";
+import type { Access, CostFields } from "./caller.js";
 
 /** What is stored; `expired` is derived from `expiresAt`. */
 export type StoredStatus = "active" | "disabled" | "deleted";
@@ -22,6 +22,8 @@ export interface ManagementKey extends SecretState {
   name: string;
   hint: string;
   access: Access;
+  /** How its children are told what a request cost. */
+  costFields: CostFields;
   shownStatus: KeyStatus;
   createdAt: Date;
   updatedAt: Date;

@@ -2,7 +2,7 @@ import { refuse } from "../base/errors.js";
 import { type Page, type Paged, toPage } from "../base/field.js";
 import { type Id, newId } from "../base/ids.js";
 import type { Db, Sql, Tx } from "../db/sql.js";
-import type { Access, Manager, OwnerCaller } from "./caller.js";
+import type { Access, CostFields, Manager, OwnerCaller } from "./caller.js";
 import { audit, changeKeys, differences, graceEnd, mintSecret, refuseOthers } from "./changes.js";
 import { checkExpiry, checkGrace, checkName } from "./fields.js";
 import { replaceSecret } from "./grace.js";
@@ -19,6 +19,8 @@ import { announceKey } from "./store-secret.js";
 export interface NewManagementKey {
   name: string;
   access: Access;
+  /** "neutral" where it is absent. */
+  costFields?: CostFields;
   expiresAt: Date | null;
 }
 export type ManagementPatch = Partial<NewManagementKey & { status: "active" | "disabled" }>;
@@ -47,7 +49,8 @@ export async function createManagementKey(
       at,
       pepper,
     });
-    const row = { ...fields, id, account: owner.account, name, hint, at };
+    const costFields = fields.costFields ?? "neutral";
+    const row = { ...fields, costFields, id, account: owner.account, name, hint, at };
     const key = await insertManagement(tx, row);
     await announceKey(tx, id, fields.expiresAt !== null);
     await audit(tx, owner, at, "management_key.created", id, { ...fields, name });

@@ -4,13 +4,14 @@ import { checkText } from "../base/field.js";
 import { SECOND } from "../base/time.js";
 import {
   Access,
+  CostFields,
   type CreateChildKeyRequest,
   KeyStatus,
   type ListChildKeysRequest,
   type UpdateChildKeyRequest,
   type UpdateManagementKeyRequest,
 } from "../gen/keytoll/v1/key_pb.js";
-import type { Access as AccessWord } from "./caller.js";
+import type { Access as AccessWord, CostFields as CostWord } from "./caller.js";
 import type { ChildPatch } from "./child-keys.js";
 import type { ChildFields, KeyStatus as StatusWord } from "./key.js";
 import type { ManagementPatch } from "./management-keys.js";
@@ -43,6 +44,22 @@ function readNewAccess(access: Access | undefined): AccessWord {
   if (access === Access.READ_WRITE) return "read_write";
   if (access === Access.READ_ONLY) return "read_only";
   throw refuseField("access", "must be read_write or read_only");
+}
+
+const COST_WORDS = {
+  [CostFields.NEUTRAL]: "neutral",
+  [CostFields.GONKA]: "gonka",
+  [CostFields.NONE]: "none",
+} as const satisfies Record<number, CostWord>;
+
+/** How a new key's children are told costs; unspecified means neutral. @throws invalid_request_error */
+export const readCostFields = (fields: CostFields): CostWord =>
+  fields === CostFields.UNSPECIFIED ? "neutral" : readNewCostFields(fields);
+
+function readNewCostFields(fields: CostFields | undefined): CostWord {
+  const word = COST_WORDS[fields as keyof typeof COST_WORDS];
+  if (word === undefined) throw refuseField("cost_fields", "must be neutral, gonka or none");
+  return word;
 }
 
 const STATUS_WORDS = {
@@ -93,6 +110,7 @@ const MANAGEMENT_FIELDS: Record<string, (request: UpdateManagementKeyRequest) =>
     name: ({ name }) => ({ name: name ?? refuseRemoval("name") }),
     status: ({ status }) => ({ status: readNewStatus(status) }),
     access: ({ access }) => ({ access: readNewAccess(access) }),
+    cost_fields: ({ costFields }) => ({ costFields: readNewCostFields(costFields) }),
     expires_at: ({ expiresAt }) => ({ expiresAt: readTime("expires_at", expiresAt) }),
   };
 

@@ -5,6 +5,7 @@ import type { Sql, Tx } from "../db/sql.js";
 import {
   Access,
   type ChildKeySchema,
+  CostFields,
   type CreateChildKeyRequest,
   type CreateManagementKeyRequest,
   type DeleteChildKeyRequest,
@@ -31,6 +32,7 @@ import {
   readAccess,
   readChildFilter,
   readChildPatch,
+  readCostFields,
   readManagementPatch,
   readNewChild,
   readTime,
@@ -70,6 +72,7 @@ function managementHandlers(handling: KeyHandling) {
       const fields = {
         name: request.name,
         access: readAccess(request.access),
+        costFields: readCostFields(request.costFields),
         expiresAt: readTime("expires_at", request.expiresAt),
       };
       const creating = { call, scope: owner.account, method: createManagementKey, request };
@@ -183,6 +186,12 @@ const STATUS = {
   expired: KeyStatus.EXPIRED,
   deleted: KeyStatus.DELETED,
 } as const;
+const COST_FIELDS = {
+  neutral: CostFields.NEUTRAL,
+  gonka: CostFields.GONKA,
+  none: CostFields.NONE,
+} as const;
+
 const ACCESS = { read_write: Access.READ_WRITE, read_only: Access.READ_ONLY } as const;
 
 export function encodeManagementKey(
@@ -194,6 +203,7 @@ export function encodeManagementKey(
     hint: key.hint,
     status: STATUS[key.shownStatus],
     access: ACCESS[key.access],
+    costFields: COST_FIELDS[key.costFields],
     ...(key.expiresAt && { expiresAt: timestampFromDate(key.expiresAt) }),
     createdAt: timestampFromDate(key.createdAt),
   };

@@ -1,11 +1,12 @@
 import type { Page } from "../base/field.js";
 import type { Id } from "../base/ids.js";
 import { type Db, only, type Tx } from "../db/sql.js";
-import type { Access } from "./caller.js";
+import type { Access, CostFields } from "./caller.js";
 import type { ManagementKey, StoredStatus } from "./key.js";
 
 const COLUMNS = (db: Db) => db`
-  m.id, m.account_id as account, m.name, m.hint, m.access, m.status, m.expires_at as "expiresAt",
+  m.id, m.account_id as account, m.name, m.hint, m.access, m.status, m.cost_fields as "costFields",
+  m.expires_at as "expiresAt",
   m.secret_version as "secretVersion", m.previous_secret_until as "previousSecretUntil",
   m.created_at as "createdAt", m.updated_at as "updatedAt",
   case when m.status = 'active'
@@ -17,6 +18,7 @@ interface NewManagementRow {
   account: Id;
   name: string;
   access: Access;
+  costFields: CostFields;
   hint: string;
   expiresAt: Date | null;
   at: Date;
@@ -26,9 +28,9 @@ export async function insertManagement(tx: Tx, row: NewManagementRow): Promise<M
   return only(
     await tx<ManagementKey[]>`
       insert into management_key as m
-        (id, account_id, name, access, hint, expires_at, created_at, updated_at)
-      values (${row.id}, ${row.account}, ${row.name}, ${row.access}, ${row.hint}, ${row.expiresAt},
-              ${row.at}, ${row.at})
+        (id, account_id, name, access, cost_fields, hint, expires_at, created_at, updated_at)
+      values (${row.id}, ${row.account}, ${row.name}, ${row.access}, ${row.costFields}, ${row.hint},
+              ${row.expiresAt}, ${row.at}, ${row.at})
       returning ${COLUMNS(tx)}`,
   );
 }
@@ -54,6 +56,7 @@ export async function selectManagement(db: Db, account: Id, page: Page): Promise
 interface ManagementUpdate {
   name: string;
   access: Access;
+  costFields: CostFields;
   status: StoredStatus;
   expiresAt: Date | null;
 }
@@ -67,7 +70,7 @@ export async function updateManagement(
   return only(
     await tx<ManagementKey[]>`
       update management_key m
-         set name = ${to.name}, access = ${to.access}, status = ${to.status},
+         set name = ${to.name}, access = ${to.access}, cost_fields = ${to.costFields}, status = ${to.status},
              expires_at = ${to.expiresAt}, updated_at = ${at}
        where m.id = ${key}
       returning ${COLUMNS(tx)}`,

@@ -1,7 +1,7 @@
 import type { Id } from "../base/ids.js";
 import type { Db, Tx } from "../db/sql.js";
 import { enqueue } from "../temporal/outbox.js";
-import type { Access } from "./caller.js";
+import type { Access, CostFields } from "./caller.js";
 import type { SecretState } from "./key.js";
 import type { KeyKind } from "./secret.js";
 
@@ -42,6 +42,7 @@ export interface FoundChild extends SecretState {
   accountRpm: number | null;
   accountConcurrency: number | null;
   models: string[] | null;
+  costFields: CostFields;
 }
 
 export type Found = FoundManagement | FoundChild;
@@ -68,6 +69,7 @@ const childBySecret = (db: Db, hashes: Buffer[]) => db<FoundChild[]>`
   select s.kind, c.id as key, c.account_id as account, s.version, c.status,
          c.management_key_id as "managementKey", m.status as "parentStatus",
          m.expires_at as "parentExpiresAt", c.rate_limit_rpm as "rateLimitRpm", c.models,
+         m.cost_fields as "costFields",
          r.rate_limit_rpm as "accountRpm", r.concurrency as "accountConcurrency",
          c.expires_at as "expiresAt", c.secret_version as "secretVersion",
          c.previous_secret_until as "previousSecretUntil"

@@ -434,7 +434,11 @@ describe("an answer in one piece", () => {
     TRANSLATED_MESSAGES.show(
       translated(body),
       { id: "SECRET", model: "SECRET", choices: [{ index: 0, message, finish_reason }] },
-      { usage: { inputTokens: 3n, outputTokens: 4n, estimated: false }, cost: 5n },
+      {
+        usage: { inputTokens: 3n, outputTokens: 4n, estimated: false },
+        cost: 5n,
+        costFields: "neutral",
+      },
     );
 
   test("is a message with thoughts, text and calls as blocks, under ids of ours", () => {

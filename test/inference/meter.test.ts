@@ -78,7 +78,8 @@ test("a cut stream is charged for what was seen of it, also where an early repor
 
 test("the cost is exact in units and a plain number in credits", () => {
   const usage = { inputTokens: 1n, outputTokens: 2n, estimated: false };
-  const body = usageBody(usage, 1_234_567_891n, {
+  const bill = { usage, cost: 1_234_567_891n, costFields: "neutral" } as const;
+  const body = usageBody(bill, {
     prompt_tokens_details: { cached_tokens: 1, by: "x" },
   });
   expect(body).toEqual({

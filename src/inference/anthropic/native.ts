@@ -25,10 +25,10 @@ export const MESSAGES: Kind<MessagesRequest> = {
   },
   usage: (_, { usage, content }, maxTokens, promptTokens) =>
     reportedUsage({ usage: reportOf(usage) }) ?? countedUsage(content, maxTokens, promptTokens),
-  show({ model, stopSequences }, answer, { usage, cost }) {
+  show({ model, stopSequences }, answer, bill) {
     const blocks = (answer.content as unknown[]).filter(isObject).map(shownBlock);
-    const paid = usageBody(usage, cost, undefined);
-    const cached = usage.estimated ? undefined : cachedOf(answer.usage);
+    const paid = usageBody(bill, undefined);
+    const cached = bill.usage.estimated ? undefined : cachedOf(answer.usage);
     const ending = endingOf(answer, stopSequences);
     return messageBody(model, blocks, ending, messagesUsage(paid, cached));
   },

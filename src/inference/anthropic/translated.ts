@@ -9,7 +9,7 @@ import { createTranslatedReader } from "./translated-reader.js";
 /** Anthropic's messages, answered by an upstream that speaks of chat completions. */
 export const TRANSLATED_MESSAGES: Kind<TranslatedRequest> = {
   ...CHAT,
-  show({ model, thinking, stopSequences }, answer, { usage, cost }) {
+  show({ model, thinking, stopSequences }, answer, bill) {
     const [first] = answer.choices as unknown[];
     const choice = isObject(first) ? first : {};
     const message = isObject(choice.message) ? choice.message : {};
@@ -19,7 +19,7 @@ export const TRANSLATED_MESSAGES: Kind<TranslatedRequest> = {
       model,
       blocks,
       endingOf(choice, calls, stopSequences),
-      messagesUsage(usageBody(usage, cost, undefined)),
+      messagesUsage(usageBody(bill, undefined)),
     );
   },
   reader: createTranslatedReader,
