@@ -31,6 +31,25 @@ describe("versions", () => {
     expect(rows.map((row) => row.input_per_mtok)).toEqual([1_000n, 0n, 1_000n, 1_000n]);
   });
 
+  test("what holds need to know of a model is part of its version, and absent where it is not set", async () => {
+    const more = {
+      ...{ holdStepTokens: 512, imageTokens: 1_200 },
+      ...{ promptOverheadTokens: 0, defaultMaxTokens: 2_048 },
+    };
+    expect(await set("demo/more", { ...TERMS, ...more })).toMatchObject({ version: 1, ...more });
+    expect(await set("demo/more", { ...TERMS, ...more })).toMatchObject({ version: 1 });
+    const without = await set("demo/more", TERMS);
+    expect(without).toMatchObject({ version: 2 });
+    for (const name of Object.keys(more))
+      expect(without).not.toHaveProperty(name, expect.anything());
+    const { data } = await doors.call(listModelPrices, {}, ADMIN_TOKEN);
+    expect(data.find((price) => price.model === "demo/more")).toMatchObject({ version: 2 });
+    const [first] = await doors.sql`
+      select hold_step_tokens, image_tokens, prompt_overhead_tokens, default_max_tokens
+        from model_price where model = 'demo/more' and version = 1`;
+    expect(Object.values(first ?? {})).toEqual([512, 1_200, 0, 2_048]);
+  });
+
   test("many changes at once get a version each", async () => {
     const prices = Array.from({ length: 20 }, (_, i) =>
       set("demo/b", { ...TERMS, inputNgonkaPerMtok: BigInt(i + 1) }),
@@ -142,6 +161,10 @@ describe("wrong input", () => {
     ["m", { ...TERMS, outputNgonkaPerMtok: MAX + 1n }, "output_ngonka_per_mtok"],
     ["m", { ...TERMS, contextTokens: 0 }, "context_tokens"],
     ["m", { ...TERMS, maxOutputTokens: -5 }, "max_output_tokens"],
+    ["m", { ...TERMS, holdStepTokens: 0 }, "hold_step_tokens"],
+    ["m", { ...TERMS, imageTokens: 0 }, "image_tokens"],
+    ["m", { ...TERMS, promptOverheadTokens: -1 }, "prompt_overhead_tokens"],
+    ["m", { ...TERMS, defaultMaxTokens: 0 }, "default_max_tokens"],
   ])("a price of %o with %o is refused, and nothing is changed", async (model, terms, param) => {
     expect(await refusalOf(set(model, terms))).toMatchObject({
       reason: "invalid_request_error",

@@ -1,3 +1,4 @@
+import { isUtf8 } from "node:buffer";
 import { hash } from "node:crypto";
 import { refuse } from "../base/errors.js";
 import { type ChatRequest, readChatRequest } from "./parameters.js";
@@ -9,16 +10,43 @@ import { isObject, type Json } from "./values.js";
  * @throws invalid_request_error  not JSON, or a parameter that is wrong or would change the cost
  */
 export function parseChatRequest(raw: Buffer): ChatRequest {
-  return readChatRequest(parseBody(raw), raw.length, fingerprintOf(raw));
+  const body = parseBody(raw);
+  return readChatRequest(body, bytesOf(raw, body), fingerprintOf(raw));
+}
+
+/** A number with an exponent, outside of a text: 1e20. */
+const SHORT_NUMBER = /[:,[]\s*-?\d+(?:\.\d+)?[eE]\+?\d/;
+
+/**
+ * Bytes of a body as it came or as it goes on, where the numbers of tools and schemas are written
+ * out: the larger.
+ */
+function bytesOf(raw: Buffer, body: Json): number {
+  for (const name in body) {
+    if (name === "messages" || typeof body[name] !== "object") continue;
+    if (!SHORT_NUMBER.test(raw.toString("latin1"))) return raw.length;
+    return Math.max(raw.length, Buffer.byteLength(written(body)));
+  }
+  return raw.length;
+}
+
+function written(body: Json): string {
+  try {
+    return JSON.stringify(body);
+  } catch {
+    throw refuse("invalid_request_error", { message: "the body is nested too deeply" });
+  }
 }
 
 /** @throws invalid_request_error  not JSON, or no object */
 export function parseBody(raw: Buffer): Json {
   let body: unknown;
   try {
+    // A byte that is no character would become three
+    if (!isUtf8(raw)) throw new Error("no UTF-8");
     body = JSON.parse(raw.toString("utf8"));
   } catch {
-    throw refuse("invalid_request_error", { message: "the body is not valid JSON" });
+    throw refuse("invalid_request_error", { message: "the body is not valid JSON in UTF-8" });
   }
   if (isObject(body)) return body;
   throw refuse("invalid_request_error", { message: "the body must be a JSON object" });

@@ -207,3 +207,50 @@ test("a body that is nested without end, or is no object, is refused and crashes
     );
   }
 });
+
+test("a model's context bounds what prompt and answer can cost, and what can never fit is refused", () => {
+  const small = { ...PRICE, contextTokens: 1_000, maxOutputTokens: null };
+  const long = [{ role: "user", content: "x".repeat(50_000) }];
+  const { amount, inputTokens, maxTokens } = estimate(asked({ messages: long }), small);
+  expect([inputTokens, maxTokens]).toEqual([1_000n, 804]);
+  expect(amount).toBe(priceOf(small, 196n, 804n));
+  const cheap = { ...small, outputPerMtok: 1n };
+  expect(estimate(asked({ messages: long }), cheap).amount).toBe(priceOf(cheap, 1_000n, 0n));
+
+  const refused = (more: object) => refusalOf(() => estimate(asked(more), small)).param;
+  expect(refused({ max_tokens: 1_000 })).toBe("max_tokens");
+  expect(refused({ messages: long, max_tokens: 900 })).toBe("max_tokens");
+  expect(refused({ messages: [{ role: "user", content: "x".repeat(256_000) }] })).toBe("messages");
+  expect(estimate(asked({ max_tokens: 999 }), small).maxTokens).toBe(999);
+});
+
+test("images cost their ceiling in place of their bytes, template and default are the model's own", () => {
+  const url = `data:image/png;base64,${"A".repeat(1_000_000)}`;
+  const content = [
+    { type: "text", text: "what is it?" },
+    { type: "image_url", image_url: { url } },
+  ];
+  const request = asked({ messages: [{ role: "user", content }] });
+  const sees = { ...PRICE, imageTokens: 1_500, promptOverheadTokens: 10, defaultMaxTokens: 77 };
+  const { inputTokens, promptTokens, maxTokens } = estimate(request, sees);
+  const around = request.bytes - url.length;
+  expect(around).toBeLessThan(200);
+  expect(inputTokens).toBe(BigInt(around + 1_500 + 10));
+  expect(promptTokens).toBe(Math.ceil(around / 4) + 1_500);
+  expect(maxTokens).toBe(77);
+  expect(refusalOf(() => estimate(request, PRICE)).param).toBe("messages");
+});
+
+test("numbers that are written longer to the upstream than they came count as they are written", () => {
+  const raw = `{"model":"m","messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function","function":{"name":"f","parameters":{"enum":[${"1e20,".repeat(99)}1e20]}}}]}`;
+  const request = parseChatRequest(Buffer.from(raw));
+  const sent = upstreamBody(request, "m", 5);
+  expect(sent.length).toBeGreaterThan(raw.length + 1_000);
+  expect(request.bytes).toBe(JSON.stringify(JSON.parse(raw)).length);
+});
+
+test("bytes that are no characters are refused instead of becoming more than they were", () => {
+  const raw = Buffer.from('{"model":"m","messages":[{"role":"user","content":"hi"}]}');
+  raw[raw.indexOf("hi")] = 0xff;
+  expect(refusalOf(() => parseChatRequest(raw)).reason).toBe("invalid_request_error");
+});

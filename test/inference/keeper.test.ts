@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { refuse } from "../../src/base/errors.js";
 import { createLog } from "../../src/base/log.js";
 import type { Extension, Holds } from "../../src/holds/holds.js";
-import { createKeeper } from "../../src/inference/keeper.js";
+import { createKeeper, LONGEST_REQUEST } from "../../src/inference/keeper.js";
 
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
@@ -58,5 +58,16 @@ test("an extension that still waits for the database is not asked for again", as
   keeper.watch(running("one"));
   await vi.advanceTimersByTimeAsync(3 * INTERVAL);
   expect(asked).toHaveLength(1);
+  keeper.close();
+});
+
+test("a request that never ends is told once it has run for an hour, and not before", async () => {
+  const { keeper } = keeperOn(async () => ({ deadline: new Date() }));
+  let cut = 0;
+  keeper.watch({ ...running("one"), overdue: () => void cut++ });
+  await vi.advanceTimersByTimeAsync(LONGEST_REQUEST - INTERVAL);
+  expect(cut).toBe(0);
+  await vi.advanceTimersByTimeAsync(2 * INTERVAL);
+  expect(cut).toBeGreaterThan(0);
   keeper.close();
 });
