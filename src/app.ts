@@ -181,6 +181,7 @@ export async function createApp(
   const openAi = createOpenAiDoor(doors, openRouterWords(unit));
   const anthropic = createAnthropicDoor(doors);
   const keysDoor = createOpenRouterDoor({
+    inference,
     sql,
     services: own,
     unit,

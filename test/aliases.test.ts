@@ -65,6 +65,8 @@ test("a key's list may name a model by its alias or by its id, and other owners 
   for (const models of lists) {
     const { secret } = await gateway.aChild(owner.token, gm, { models });
     await vi.waitFor(async () => expect(await idsOf(secret)).toEqual(["acme/slow"]));
+    const own = await gateway.done("GET /v1/key", { bearer: secret });
+    expect(own.models).toEqual(["acme/slow"]);
   }
   const stranger = await gateway.anOwner("stranger@example.com", "1000000000");
   const other = await gateway.aManagementKey(stranger.token);

@@ -170,8 +170,10 @@ const model =
     sendJson(response, 200, words.model(found), requestId);
   };
 
-const ownKey: Serve = async ({ sql }, { response, requestId }, caller) => {
-  sendJson(response, 200, keyBody(await getChildOfCaller(sql, caller)), requestId);
+const ownKey: Serve = async ({ inference, sql }, { response, requestId }, caller) => {
+  const key = await getChildOfCaller(sql, caller);
+  const models = await inference.namesOnList(key);
+  sendJson(response, 200, keyBody({ ...key, models }), requestId);
 };
 
 export const modelBody = ({ id, since, contextTokens, maxOutputTokens }: Model) => ({

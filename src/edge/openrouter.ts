@@ -8,6 +8,7 @@ import { showAmount, type Unit } from "../base/unit.js";
 import type { Sql } from "../db/sql.js";
 import { KeyService } from "../gen/keytoll/v1/key_pb.js";
 import { usedThisWeek } from "../holds/weeks.js";
+import type { Inference } from "../inference/inference.js";
 import type { Caller, ManagementCaller } from "../keys/caller.js";
 import {
   changeChildKey,
@@ -27,6 +28,7 @@ import { type CallContext, callOf, type ServiceTable } from "./wire/handlers.js"
 import { callContextOf } from "./wire/rest.js";
 
 export interface OpenRouterDeps {
+  inference: Pick<Inference, "namesOnList">;
   sql: Sql;
   /** Has KeyService, which creates keys. */
   services: ServiceTable;
@@ -175,7 +177,7 @@ const credits: Manage = async ({ sql, unit }, _visit, { account }) => {
   return { status: 200, body: { data } };
 };
 
-const current: Show = async ({ sql, unit }, _visit, caller) => {
+const current: Show = async ({ sql, unit, inference }, _visit, caller) => {
   if (caller.kind === "management") {
     const key = await getManagementKey(sql, caller, caller.managementKey);
     return { status: 200, body: ownManagement(key) };
@@ -183,7 +185,8 @@ const current: Show = async ({ sql, unit }, _visit, caller) => {
   if (caller.kind !== "child") throw refuse("wrong_key_kind");
   const key = await getChildOfCaller(sql, caller);
   const weeks = await usedThisWeek(sql, caller.account, [key]);
-  return { status: 200, body: ownChild(key, weeks.get(key.id) ?? 0n, unit) };
+  const models = await inference.namesOnList(key);
+  return { status: 200, body: ownChild({ ...key, models }, weeks.get(key.id) ?? 0n, unit) };
 };
 
 const refOf = ({ managementKey }: ManagementCaller, hash: string) => ({

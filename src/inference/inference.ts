@@ -7,7 +7,7 @@ import type { PriceBook } from "../pricing/prices.js";
 import { complete } from "./complete.js";
 import { createKeeper } from "./keeper.js";
 import type { Asked, Dialect, Kind } from "./kind.js";
-import { listModels, type Model } from "./models.js";
+import { listModels, type Model, namesOnList } from "./models.js";
 import { completeOnce, type Once, type OnceAnswer, streamOnce } from "./once.js";
 import type { Json } from "./parameters.js";
 import type { Payer } from "./payment.js";
@@ -66,6 +66,8 @@ export interface Inference {
   speaks(payer: Pick<Payer, "account">, model: string, dialect: Dialect): Promise<boolean>;
   /** The models that a key may use, by the names that its owner's clients see. */
   models(payer: Pick<Payer, "account" | "models">): Promise<Model[]>;
+  /** The models of a key's list by the names that its holder may know; null: all. */
+  namesOnList(payer: Pick<Payer, "account" | "models">): Promise<string[] | null>;
   /** Stops the timer that keeps holds alive. Requests must have ended. */
   close(): void;
 }
@@ -86,6 +88,7 @@ export function createInference(deps: InferenceDeps): Inference {
       return model !== undefined && upstreams.route(model, dialect) !== undefined;
     },
     models: (payer) => listModels(deps, payer),
+    namesOnList: (payer) => namesOnList(deps, payer),
     close: () => keeper.close(),
   };
 }

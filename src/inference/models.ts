@@ -17,6 +17,17 @@ export interface Model {
 /** What every model is owned by, to a caller: nobody in particular. */
 export const OWNED_BY = "system";
 
+/** The models of a key's list by the names that its holder may know; null: all. */
+export async function namesOnList(
+  { aliases }: Pick<Paying, "aliases">,
+  { account, models }: Pick<Payer, "account" | "models">,
+): Promise<string[] | null> {
+  if (models === null) return null;
+  const names = await aliases.of(account);
+  const shown = models.flatMap((id) => (names.modelOf(id) === undefined ? names.namesOf(id) : id));
+  return [...new Set(shown)];
+}
+
 /**
  * The models that are priced, enabled, served and on the key's list, by the names that they are
  * asked for.
