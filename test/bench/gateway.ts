@@ -62,21 +62,27 @@ type Extent = { seconds: number; concurrency: number };
 
 async function againstBare(world: PaidWorld, { seconds, concurrency }: Extent) {
   const load = { path: PATH, keys: world.keys, body: BODY, seconds };
-  const flatOut = (url: string) => generate(world, { ...load, url, concurrency });
+  const flatOut = (url: string, idempotent = false) =>
+    generate(world, { ...load, url, concurrency, idempotent });
   const steadily = (url: string) =>
     generate(world, { ...load, url, concurrency: STEADY_CONNECTIONS, rate: STEADY_RATE });
   const cost: Cost = { requests: 0, gateway: 0, postgres: 0, memory: 0 };
   // In turns, so that a machine that is busy with other things for a while harms both alike
   const full: Runs = { upstream: [await flatOut(world.upstream)], bare: [], paid: [] };
+  const once: LoadFigures[] = [];
   const steady: Runs = { upstream: [], bare: [], paid: [] };
   for (let round = 0; round < ROUNDS; round++) {
     full.bare.push(await flatOut(world.bare));
     full.paid.push(await costed(world, cost, () => flatOut(world.gateway)));
+    once.push(await flatOut(world.gateway, true));
     steady.upstream.push(await steadily(world.upstream));
     steady.bare.push(await steadily(world.bare));
     steady.paid.push(await steadily(world.gateway));
   }
-  return summary(full, steady, cost, { seconds, concurrency });
+  const figures = summary(full, steady, cost, { seconds, concurrency });
+  const idempotent = best(once, (run) => -run.perSecond);
+  const ratio = Number((idempotent.perSecond / figures.paid.perSecond).toFixed(3));
+  return { ...figures, idempotent, idempotent_of_paid: ratio };
 }
 
 async function costed(world: PaidWorld, cost: Cost, run: () => Promise<LoadFigures>) {
@@ -156,6 +162,8 @@ function report(result: Summary): void {
   line("bare proxy (node:http + undici)", result.bare);
   line("gateway, each request held and captured", result.paid);
   console.log(`paid / bare: ${result.paid_of_bare}`);
+  line("the same, each with an Idempotency-Key", result.idempotent);
+  console.log(`with a key / without: ${result.idempotent_of_paid}`);
   const { gateway, postgres, together } = result.core_seconds_per_1000;
   console.log(
     `core-seconds per 1,000 paid requests: ${together} (gateway ${gateway}, Postgres ${postgres})`,

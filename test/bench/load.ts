@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { connect } from "node:net";
 import { elapsed, pause } from "../../src/base/time.js";
 
@@ -9,6 +10,8 @@ export interface Load {
   keys: string[];
   /** True: any of them for each request instead, so that many are in use at once. */
   anyKey?: boolean;
+  /** True: each request has an Idempotency-Key of its own. */
+  idempotent?: boolean;
   body: string;
   seconds: number;
   /** Connections, each with one request at a time. */
@@ -39,14 +42,17 @@ type Call = () => Promise<boolean>;
 /** A kept-alive connection of its own, in as little CPU time as node allows. */
 function openCall(load: Load, index: number): Call {
   const { hostname, port, host } = new URL(load.url);
+  const once = () => (load.idempotent ? `idempotency-key: ${randomUUID()}\r\n` : "");
   const requestWith = (key = "") =>
     Buffer.from(
-      `POST ${load.path} HTTP/1.1\r\nhost: ${host}\r\nauthorization: Bearer ${key}\r\n` +
+      `POST ${load.path} HTTP/1.1\r\nhost: ${host}\r\nauthorization: Bearer ${key}\r\n${once()}` +
         `content-type: application/json\r\ncontent-length: ${Buffer.byteLength(load.body)}\r\n\r\n${load.body}`,
     );
   const own = requestWith(load.keys[index % load.keys.length]);
-  const request = () =>
-    load.anyKey ? requestWith(load.keys[Math.floor(Math.random() * load.keys.length)]) : own;
+  const request = () => {
+    if (load.anyKey) return requestWith(load.keys[Math.floor(Math.random() * load.keys.length)]);
+    return load.idempotent ? requestWith(load.keys[index % load.keys.length]) : own;
+  };
   const socket = connect(Number(port), hostname);
   let bytes = Buffer.alloc(0);
   let answered: (ok: boolean) => void = () => {};
