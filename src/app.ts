@@ -10,6 +10,7 @@ import { connect } from "./db/sql.js";
 import { createAnthropicDoor, speaksAnthropic } from "./edge/anthropic.js";
 import { createAuthenticator } from "./edge/auth.js";
 import { allowOrigin } from "./edge/cors.js";
+import { failuresOf } from "./edge/failures.js";
 import { createHealth, createHealthDoor } from "./edge/health.js";
 import { managementRoutes } from "./edge/management.js";
 import { createMetrics } from "./edge/metrics.js";
@@ -117,14 +118,20 @@ export async function createApp(
   const forgetting = keepForgetting(sql, log);
   const inference = createInference({ holds, delivery, prices, aliases, upstreams, answers, log });
   const limiter = createRateLimiter({ redis, log });
-  const authenticator = createAuthenticator({ keyring, secrets, adminToken });
+  metrics.watchLimiter(limiter);
+  const failures = failuresOf(limiter, config.failedAuthRpm);
+  const authenticator = createAuthenticator({ keyring, secrets, adminToken, failures });
   const health = createHealth({ sql, redis, upstreams, lease, delivery });
 
   const { requireOwner, requireOwnerOrManager, requireChild, requireAdmin } = authenticator;
   const own = [
     service(
       AuthService,
-      authHandlers({ sql, issueToken: authenticator.issueToken, takeTurn: limiter.take }),
+      authHandlers({
+        ...{ sql, failures },
+        issueToken: authenticator.issueToken,
+        takeTurn: (key, limit) => limiter.take(key, limit, "login"),
+      }),
     ),
     service(AccountService, accountHandlers({ sql, requireOwner })),
     service(
@@ -172,8 +179,8 @@ export async function createApp(
   ];
   const services = withReflection(
     withHealth(own, async () => (await health()).ready),
-    async ({ authorization }) => {
-      if (production) await requireAdmin(authorization);
+    async (call) => {
+      if (production) await requireAdmin(call);
     },
   );
   const { limitUnit: unit } = config;

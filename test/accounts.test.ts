@@ -185,19 +185,24 @@ describe("login", () => {
 });
 
 describe("tokens", () => {
+  const failures = { count: async (error: unknown) => error };
   const authenticator = (...secrets: string[]) =>
-    createAuthenticator({ keyring: doors.keyring, secrets, adminToken: ADMIN_TOKEN });
+    createAuthenticator({ keyring: doors.keyring, secrets, adminToken: ADMIN_TOKEN, failures });
+  const shown = (authorization: string | undefined) => ({ authorization, ip: "127.0.0.1" });
   const NEXT = "the next secret, which signs from now on";
 
   test("the newest secret signs, all verify, and one that is gone no longer does", async () => {
     const old = await authenticator(PEPPER).issueToken(NOWHERE);
     const both = authenticator(NEXT, PEPPER);
-    expect(await both.callerOf(`Bearer ${old.token}`)).toEqual({ kind: "owner", account: NOWHERE });
+    expect(await both.callerOf(shown(`Bearer ${old.token}`))).toEqual({
+      kind: "owner",
+      account: NOWHERE,
+    });
     const fresh = await both.issueToken(NOWHERE);
-    await authenticator(NEXT).requireOwner(`Bearer ${fresh.token}`);
+    await authenticator(NEXT).requireOwner(shown(`Bearer ${fresh.token}`));
     const calls = [
-      authenticator(PEPPER).callerOf(`Bearer ${fresh.token}`),
-      authenticator(NEXT).callerOf(`Bearer ${old.token}`),
+      authenticator(PEPPER).callerOf(shown(`Bearer ${fresh.token}`)),
+      authenticator(NEXT).callerOf(shown(`Bearer ${old.token}`)),
     ];
     expect(await reasonsOf(calls)).toEqual(["invalid_api_key", "invalid_api_key"]);
   });
@@ -222,16 +227,18 @@ describe("tokens", () => {
       `Bearer ${"x".repeat(5_000)}`,
       `Bearer ${ADMIN_TOKEN.slice(0, -1)}`,
     ];
-    const reasons = await reasonsOf(headers.map((it) => authenticator(PEPPER).callerOf(it)));
+    const reasons = await reasonsOf(headers.map((it) => authenticator(PEPPER).callerOf(shown(it))));
     expect(new Set(reasons)).toEqual(new Set(["invalid_api_key"]));
-    expect(await authenticator(PEPPER).callerOf(`bearer ${ADMIN_TOKEN}`)).toEqual({
+    expect(await authenticator(PEPPER).callerOf(shown(`bearer ${ADMIN_TOKEN}`))).toEqual({
       kind: "admin",
     });
   });
 
   test("without an admin token nobody is admin", async () => {
-    const auth = createAuthenticator({ keyring: doors.keyring, secrets: [PEPPER] });
-    const calls = ["Bearer undefined", `Bearer ${ADMIN_TOKEN}`].map((it) => auth.callerOf(it));
+    const auth = createAuthenticator({ keyring: doors.keyring, secrets: [PEPPER], failures });
+    const calls = ["Bearer undefined", `Bearer ${ADMIN_TOKEN}`].map((it) =>
+      auth.callerOf(shown(it)),
+    );
     expect(await reasonsOf(calls)).toEqual(["invalid_api_key", "invalid_api_key"]);
   });
 });

@@ -42,7 +42,7 @@ type Health = Pick<
 
 export interface AdminHandling {
   sql: Sql;
-  requireAdmin(authorization: string | undefined): Promise<void>;
+  requireAdmin(call: Call): Promise<void>;
   /** What this process stands on, as /readyz tells it. */
   health(): Promise<Health>;
 }
@@ -58,27 +58,27 @@ function adminAccountHandlers({ sql, requireAdmin, health }: AdminHandling) {
   const idOf = (request: { accountId: string }) => checkId("account_id", request.accountId);
   return {
     async creditAccount(request: CreditAccountRequest, call: Call) {
-      await requireAdmin(call.authorization);
+      await requireAdmin(call);
       const { amountNgonka: amount, reference } = request;
       const transfer = await creditAccount(sql, { account: idOf(request), amount, reference });
       return { transfer: encodeTransfer(transfer) };
     },
     async listAccounts(request: ListAccountsRequest, call: Call) {
-      await requireAdmin(call.authorization);
+      await requireAdmin(call);
       const page = await listAccounts(sql, request.email, checkPage(request));
       return { ...page, data: page.data.map(encodeAccount) };
     },
     async suspendAccount(request: SuspendAccountRequest, call: Call) {
-      await requireAdmin(call.authorization);
+      await requireAdmin(call);
       const account = await suspendAccount(sql, idOf(request), request.reason);
       return { account: encodeAccount(account) };
     },
     async resumeAccount(request: ResumeAccountRequest, call: Call) {
-      await requireAdmin(call.authorization);
+      await requireAdmin(call);
       return { account: encodeAccount(await resumeAccount(sql, idOf(request))) };
     },
     async getStatus(_request: GetStatusRequest, call: Call) {
-      await requireAdmin(call.authorization);
+      await requireAdmin(call);
       const [backlog, known] = await Promise.all([getBacklog(sql), health()]);
       return { ...known, ...encodeBacklog(backlog) };
     },
@@ -88,14 +88,14 @@ function adminAccountHandlers({ sql, requireAdmin, health }: AdminHandling) {
 function adminLimitHandlers({ sql, requireAdmin }: AdminHandling) {
   return {
     async setAccountLimits(request: SetAccountLimitsRequest, call: Call) {
-      await requireAdmin(call.authorization);
+      await requireAdmin(call);
       const account = checkId("account_id", request.accountId);
       const { rateLimitRpm = null, concurrency = null } = request;
       const rate = await setAccountRate(sql, account, { rateLimitRpm, concurrency });
       return { accountLimits: encodeLimits(account, rate) };
     },
     async getAccountLimits(request: GetAccountLimitsRequest, call: Call) {
-      await requireAdmin(call.authorization);
+      await requireAdmin(call);
       const account = checkId("account_id", request.accountId);
       return { accountLimits: encodeLimits(account, await getAccountRate(sql, account)) };
     },
@@ -105,7 +105,7 @@ function adminLimitHandlers({ sql, requireAdmin }: AdminHandling) {
 function adminPriceHandlers({ sql, requireAdmin }: AdminHandling) {
   return {
     async setModelPrice(request: SetModelPriceRequest, call: Call) {
-      await requireAdmin(call.authorization);
+      await requireAdmin(call);
       const price = await setModelPrice(sql, {
         model: request.model,
         inputPerMtok: required("input_ngonka_per_mtok", request.inputNgonkaPerMtok),
@@ -121,7 +121,7 @@ function adminPriceHandlers({ sql, requireAdmin }: AdminHandling) {
       return { modelPrice: encodePrice(price) };
     },
     async listModelPrices(_request: ListModelPricesRequest, call: Call) {
-      await requireAdmin(call.authorization);
+      await requireAdmin(call);
       return { data: (await listPrices(sql)).map(encodePrice) };
     },
   };

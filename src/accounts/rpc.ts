@@ -24,37 +24,47 @@ export interface AuthHandling {
   issueToken(account: Id): Promise<{ token: string; expiresAt: Date }>;
   /** Counts a request of a key where no more than `limit` are in any 60 s. */
   takeTurn(key: string, limit: number): Promise<{ allowed: boolean; retryAfterSeconds: number }>;
+  /** Counts what failed by its address. @returns what to throw */
+  failures: { count(error: unknown, ip: string): Promise<unknown> };
 }
 
 /** The handlers of AuthService. */
-export function authHandlers({ sql, issueToken, takeTurn }: AuthHandling) {
+export function authHandlers({ sql, issueToken, takeTurn, failures }: AuthHandling) {
   const answerFor = async (accountId: Id) => {
     const { token, expiresAt } = await issueToken(accountId);
     return { accountId, token, expiresAt: timestampFromDate(expiresAt) };
   };
+  const counted = async (account: Promise<Id>, { ip }: Call): Promise<Id> => {
+    try {
+      return await account;
+    } catch (error) {
+      throw await failures.count(error, ip);
+    }
+  };
   return {
-    async register({ email, password, referralCode }: RegisterRequest) {
-      return await answerFor(await register(sql, { email, password, referralCode }));
+    async register({ email, password, referralCode }: RegisterRequest, call: Call) {
+      return await answerFor(await counted(register(sql, { email, password, referralCode }), call));
     },
-    async login({ email, password }: LoginRequest, { ip }: Call) {
-      return await answerFor(await logIn(sql, { email, password, ip }, takeTurn));
+    async login({ email, password }: LoginRequest, call: Call) {
+      const login = { email, password, ip: call.ip };
+      return await answerFor(await counted(logIn(sql, login, takeTurn), call));
     },
   };
 }
 
 export interface AccountHandling {
   sql: Sql;
-  requireOwner(authorization: string | undefined): Promise<{ account: Id }>;
+  requireOwner(call: Call): Promise<{ account: Id }>;
 }
 
 /** The handlers of AccountService. */
 export const accountHandlers = ({ sql, requireOwner }: AccountHandling) => ({
   async getAccount(_request: GetAccountRequest, call: Call) {
-    const { account } = await requireOwner(call.authorization);
+    const { account } = await requireOwner(call);
     return { account: encodeAccount(await getAccount(sql, account)) };
   },
   async listTransfers(request: ListTransfersRequest, call: Call) {
-    const { account } = await requireOwner(call.authorization);
+    const { account } = await requireOwner(call);
     const page = await listTransfers(sql, account, checkPage(request));
     return { ...page, data: page.data.map(encodeTransfer) };
   },

@@ -8,12 +8,12 @@ import { toChatRequest } from "../inference/anthropic/to-chat.js";
 import { TRANSLATED_MESSAGES } from "../inference/anthropic/translated.js";
 import type { Asked, Kind } from "../inference/kind.js";
 import type { ChildCaller } from "../keys/caller.js";
+import { admitted, tellAnthropic } from "./admitted.js";
 import { anthropicWords, sendAnthropicError } from "./anthropic-error.js";
 import { anthropicModel, anthropicModels } from "./anthropic-models.js";
 import { sendEvents } from "./event-stream.js";
 import { completeFor, streamFor } from "./inferring.js";
 import {
-  admitted,
   authorizationOf,
   type Door,
   decoded,
@@ -86,7 +86,7 @@ function modelsRoute(path: string): Route | undefined {
   return { verb: "GET", serve: model(decoded(path.slice(MODELS.length))) };
 }
 
-const messages: Serve = admitted(async (deps, visit, caller) => {
+const messages: Serve = admitted(tellAnthropic, async (deps, visit, caller) => {
   const { request, response } = visit;
   const asked = parseMessagesRequest(await readBody(request, response, MAX_BODY_BYTES));
   if (await deps.inference.speaks(caller, asked.model, "anthropic")) {
@@ -110,7 +110,7 @@ async function answer<Request extends Asked & { stream: boolean }>(
   await sendEvents(begun, { response, words: anthropicWords(requestId), requestId, log });
 }
 
-const count: Serve = admitted(async ({ inference }, visit, caller) => {
+const count: Serve = admitted(tellAnthropic, async ({ inference }, visit, caller) => {
   const { request, response, requestId } = visit;
   const { model, tokens } = countTokens(await readBody(request, response, MAX_BODY_BYTES));
   const known = await inference.models(caller);

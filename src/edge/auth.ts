@@ -5,7 +5,8 @@ import { refuse } from "../base/errors.js";
 import { type Id, isId } from "../base/ids.js";
 import { DAY, now, SECOND } from "../base/time.js";
 import type { Keyring } from "../keys/authenticate.js";
-import type { Caller, ChildCaller, Manager, OwnerCaller } from "../keys/caller.js";
+import type { Caller, ChildCaller, Credentials, Manager, OwnerCaller } from "../keys/caller.js";
+import type { Failures } from "./failures.js";
 
 const TOKEN_LIFE = DAY;
 const ISSUER = "keytoll";
@@ -23,6 +24,7 @@ interface Settings {
   secrets: readonly string[];
   /** Absent: nobody is admin. */
   adminToken?: string | undefined;
+  failures: Failures;
 }
 
 export type Authenticator = ReturnType<typeof createAuthenticator>;
@@ -30,33 +32,35 @@ export type Authenticator = ReturnType<typeof createAuthenticator>;
 /**
  * Tells who calls, by the `authorization` header: an owner's token, a `gm-` or `gc-` key, or the
  * admin token. Missing, wrong, expired or disabled: `invalid_api_key`, which does not say which. A
- * caller of the wrong kind is `wrong_key_kind`.
+ * caller of the wrong kind is `wrong_key_kind`. Wrong ones are counted by the address that they come
+ * from; right ones cost nothing for it, and pass from anywhere.
  */
-export function createAuthenticator({ keyring, secrets, adminToken }: Settings) {
+export function createAuthenticator({ keyring, secrets, adminToken, failures }: Settings) {
   const tokens = createTokens(secrets);
   const isAdmin = createComparison(adminToken);
 
-  async function callerOf(authorization: string | undefined): Promise<Caller> {
-    const credential = readBearer(authorization);
-    if (credential.startsWith("gm-") || credential.startsWith("gc-")) {
-      return await keyring.find(credential);
+  async function callerOf(shown: Credentials): Promise<Caller> {
+    const credential = readBearer(shown.authorization);
+    try {
+      if (credential.startsWith("gm-") || credential.startsWith("gc-")) {
+        return await keyring.find(credential);
+      }
+      if (isAdmin(credential)) return { kind: "admin" };
+      return { kind: "owner", account: await tokens.accountOf(credential) };
+    } catch (error) {
+      throw await failures.count(error, shown.ip);
     }
-    if (isAdmin(credential)) return { kind: "admin" };
-    return { kind: "owner", account: await tokens.accountOf(credential) };
   }
 
-  async function requireOwner(authorization: string | undefined): Promise<OwnerCaller> {
-    const caller = await callerOf(authorization);
+  async function requireOwner(shown: Credentials): Promise<OwnerCaller> {
+    const caller = await callerOf(shown);
     if (caller.kind !== "owner") throw refuse("wrong_key_kind");
     return caller;
   }
 
   /** @throws read_only_key  where a management key that may only read wants to write */
-  async function requireOwnerOrManager(
-    authorization: string | undefined,
-    need: Need,
-  ): Promise<Manager> {
-    const caller = await callerOf(authorization);
+  async function requireOwnerOrManager(shown: Credentials, need: Need): Promise<Manager> {
+    const caller = await callerOf(shown);
     if (caller.kind !== "owner" && caller.kind !== "management") throw refuse("wrong_key_kind");
     if (need === "write" && caller.kind === "management" && caller.access === "read_only") {
       throw refuse("read_only_key");
@@ -64,14 +68,14 @@ export function createAuthenticator({ keyring, secrets, adminToken }: Settings) 
     return caller;
   }
 
-  async function requireChild(authorization: string | undefined): Promise<ChildCaller> {
-    const caller = await callerOf(authorization);
+  async function requireChild(shown: Credentials): Promise<ChildCaller> {
+    const caller = await callerOf(shown);
     if (caller.kind !== "child") throw refuse("wrong_key_kind");
     return caller;
   }
 
-  async function requireAdmin(authorization: string | undefined): Promise<void> {
-    const caller = await callerOf(authorization);
+  async function requireAdmin(shown: Credentials): Promise<void> {
+    const caller = await callerOf(shown);
     if (caller.kind !== "admin") throw refuse("wrong_key_kind");
   }
 

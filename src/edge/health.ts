@@ -9,6 +9,7 @@ import type { Lease } from "../holds/lease.js";
 import type { UpstreamStanding, Upstreams } from "../inference/upstreams.js";
 import type { Authenticator } from "./auth.js";
 import type { Metrics } from "./metrics.js";
+import { authorizationOf } from "./openai.js";
 import { sendError, sendJson } from "./wire/answer.js";
 
 /** Something that this program needs, or does with less well without. */
@@ -109,8 +110,7 @@ interface HealthDoor {
 export function createHealthDoor(door: HealthDoor) {
   const mayLook = async (request: IncomingMessage): Promise<boolean> => {
     if (!door.production) return true;
-    const { authorization } = request.headers;
-    return door.authenticator.requireAdmin(authorization).then(
+    return door.authenticator.requireAdmin(authorizationOf(request)).then(
       () => true,
       () => false,
     );
@@ -132,7 +132,7 @@ export function createHealthDoor(door: HealthDoor) {
       const details = (await mayLook(request)) ? { dependencies: dependencies.map(asJson) } : {};
       return sendJson(response, ready ? 200 : 503, { ...status, ...details }, requestId);
     }
-    if (door.production) await door.authenticator.requireAdmin(request.headers.authorization);
+    if (door.production) await door.authenticator.requireAdmin(authorizationOf(request));
     const text = await door.metrics.text();
     response.writeHead(200, { "content-type": door.metrics.contentType }).end(text);
   };

@@ -6,7 +6,9 @@ import type { Sql } from "../db/sql.js";
 import type { Delivery } from "../holds/delivery/deliver.js";
 import type { Holds } from "../holds/holds.js";
 import type { Upstreams } from "../inference/upstreams.js";
+import type { RateLimiter } from "../keys/rate-limit.js";
 import { watchBacklog } from "./backlog-metrics.js";
+import { watchLimiter } from "./rate-metrics.js";
 import { watchUpstreams } from "./upstream-metrics.js";
 import { watchWebhooks } from "./webhook-metrics.js";
 
@@ -79,6 +81,9 @@ export function createMetrics(sql: Sql, version: string) {
 
     /** Shows how each upstream stands, at each scrape. */
     watchUpstreams: (upstreams: Upstreams) => watchUpstreams(registers, upstreams),
+
+    /** Counts what rate limits have refused, at each scrape. */
+    watchLimiter: (limiter: RateLimiter) => watchLimiter(registers, limiter),
 
     /** The same money core, measured. */
     measured: (holds: Holds): Holds => ({

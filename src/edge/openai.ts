@@ -4,7 +4,6 @@ import { newId } from "../base/ids.js";
 import type { Log } from "../base/log.js";
 import { SECOND } from "../base/time.js";
 import type { Sql } from "../db/sql.js";
-import { admit } from "../inference/admit.js";
 import { CHAT } from "../inference/chat.js";
 import { EMBEDDINGS, parseEmbeddingRequest } from "../inference/embeddings.js";
 import type { Inference } from "../inference/inference.js";
@@ -12,9 +11,10 @@ import type { Kind } from "../inference/kind.js";
 import { type Model, OWNED_BY } from "../inference/models.js";
 import type { ChatRequest } from "../inference/parameters.js";
 import { parseChatRequest } from "../inference/request.js";
-import type { ChildCaller } from "../keys/caller.js";
+import type { ChildCaller, Credentials } from "../keys/caller.js";
 import { getChildOfCaller } from "../keys/child-keys.js";
-import type { RateAnswer, RateLimiter } from "../keys/rate-limit.js";
+import type { RateLimiter } from "../keys/rate-limit.js";
+import { admitted, tellOpenAi } from "./admitted.js";
 import { type StreamWords, sendEvents } from "./event-stream.js";
 import { completeFor, streamFor } from "./inferring.js";
 import { keyBody } from "./openai-key.js";
@@ -26,7 +26,7 @@ export interface OpenAiDeps {
   limiter: RateLimiter;
   sql: Sql;
   /** Tells whose `gc-` key a bearer header has. @throws invalid_api_key, wrong_key_kind */
-  requireChild(authorization: string | undefined): Promise<ChildCaller>;
+  requireChild(shown: Credentials): Promise<ChildCaller>;
   log: Log;
 }
 
@@ -118,26 +118,19 @@ function routeOf(path: string): Route<Spoken> | undefined {
   }
 }
 
-/** The bearer of a request; a key in `x-api-key` stands for one where there is none. */
-export function authorizationOf({ headers }: IncomingMessage): string | undefined {
+/** The key that a request shows, as bearer or in `x-api-key`, and where from. */
+export function authorizationOf({ headers, socket }: IncomingMessage): Credentials {
   const key = headers["x-api-key"];
-  if (headers.authorization !== undefined || key === undefined) return headers.authorization;
-  return `Bearer ${key}`;
+  const bare = headers.authorization === undefined && key !== undefined;
+  return {
+    authorization: bare ? `Bearer ${key}` : headers.authorization,
+    get ip() {
+      return socket.remoteAddress ?? "unknown";
+    },
+  };
 }
 
-/** A request that is paid for: it is counted while it runs. */
-export const admitted =
-  <V extends Visit>(serve: Serve<V>): Serve<V> =>
-  async (deps, visit, caller) => {
-    const leave = await admit(deps.limiter, caller, (rate) => tellRate(visit.response, rate));
-    try {
-      await serve(deps, visit, caller);
-    } finally {
-      leave();
-    }
-  };
-
-const chat: Serve<Spoken> = admitted(async ({ inference, log }, visit, caller) => {
+const chat: Serve<Spoken> = admitted(tellOpenAi, async ({ inference, log }, visit, caller) => {
   const { request, response, requestId, words } = visit;
   const asked = words.readChat(await readBody(request, response, MAX_BODY_BYTES));
   const asking = { request, response, requestId, caller, line: lineOf(response) };
@@ -148,7 +141,7 @@ const chat: Serve<Spoken> = admitted(async ({ inference, log }, visit, caller) =
   await sendEvents(events, { response, words: words.stream, requestId, log });
 });
 
-const embeddings: Serve = admitted(async ({ inference }, visit, caller) => {
+const embeddings: Serve = admitted(tellOpenAi, async ({ inference }, visit, caller) => {
   const { request, response, requestId } = visit;
   const asked = parseEmbeddingRequest(await readBody(request, response, MAX_BODY_BYTES));
   const asking = { request, response, requestId, caller, line: lineOf(response) };
@@ -197,12 +190,6 @@ const OPENAI: Words = {
 /** What stands behind the path. */
 export const queryOf = ({ url = "" }: IncomingMessage): URLSearchParams =>
   new URLSearchParams(url.split("?").slice(1).join("?"));
-
-function tellRate(response: ServerResponse, rate: RateAnswer): void {
-  response.setHeader("x-ratelimit-limit-requests", rate.limit);
-  response.setHeader("x-ratelimit-remaining-requests", rate.remaining);
-  response.setHeader("x-ratelimit-reset-requests", `${rate.resetSeconds}s`);
-}
 
 /** Aborts when the caller closes its connection before its answer is out. */
 export function lineOf(response: ServerResponse): AbortController {

@@ -9,7 +9,7 @@ import type { Sql } from "../db/sql.js";
 import { KeyService } from "../gen/keytoll/v1/key_pb.js";
 import { usedThisWeek } from "../holds/weeks.js";
 import type { Inference } from "../inference/inference.js";
-import type { Caller, ManagementCaller } from "../keys/caller.js";
+import type { Caller, Credentials, ManagementCaller } from "../keys/caller.js";
 import {
   changeChildKey,
   deleteChildKey,
@@ -35,7 +35,7 @@ export interface OpenRouterDeps {
   /** Of all amounts. */
   unit: Unit;
   /** Tells who calls. @throws invalid_api_key */
-  callerOf(authorization: string | undefined): Promise<Caller>;
+  callerOf(shown: Credentials): Promise<Caller>;
   log: Log;
 }
 
@@ -115,7 +115,7 @@ function visitOf(
     body: () => readBody(request, response, MAX_BODY_BYTES),
     call: {
       ...callContextOf(request, response, requestId),
-      authorization: authorizationOf(request),
+      authorization: authorizationOf(request).authorization,
     },
   };
 }

@@ -1,12 +1,8 @@
-import type { Manager } from "../keys/caller.js";
+import type { Credentials, Manager } from "../keys/caller.js";
 import { type CommandSources, createCommands } from "./commands.js";
 import { createStream, type StreamHandling } from "./stream.js";
 
 export type HoldHandling = CommandSources & Omit<StreamHandling, "commands">;
-
-interface Call {
-  authorization: string | undefined;
-}
 
 /** The handlers of HoldService: the money core's own door. */
 export function holdHandlers(handling: HoldHandling) {
@@ -17,8 +13,8 @@ export function holdHandlers(handling: HoldHandling) {
     need: "read" | "write",
     command: (manager: Manager, request: Request) => Promise<Answer>,
   ) {
-    return async (request: Request, { authorization }: Call): Promise<Answer> =>
-      await command(await handling.requireOwnerOrManager(authorization, need), request);
+    return async (request: Request, call: Credentials): Promise<Answer> =>
+      await command(await handling.requireOwnerOrManager(call, need), request);
   }
 
   return {

@@ -6,7 +6,7 @@ import type {
   StreamRequest,
   StreamResponseSchema,
 } from "../gen/keytoll/v1/hold_pb.js";
-import type { Manager } from "../keys/caller.js";
+import type { Credentials, Manager } from "../keys/caller.js";
 import type { Commands } from "./commands.js";
 
 /**
@@ -15,8 +15,7 @@ import type { Commands } from "./commands.js";
  */
 const MAX_UNDER_WAY = 1_024;
 
-interface StreamCall {
-  authorization: string | undefined;
+interface StreamCall extends Credentials {
   /** Aborts when nobody waits for results any more. */
   signal: AbortSignal;
   requestId: string;
@@ -24,10 +23,7 @@ interface StreamCall {
 
 export interface StreamHandling {
   commands: Commands;
-  requireOwnerOrManager(
-    authorization: string | undefined,
-    need: "read" | "write",
-  ): Promise<Manager>;
+  requireOwnerOrManager(shown: Credentials, need: "read" | "write"): Promise<Manager>;
   /** Puts an error into the words of RPC. */
   explain(error: unknown, call: StreamCall): Failure;
 }
@@ -54,7 +50,7 @@ export function createStream(handling: StreamHandling) {
     requests: AsyncIterable<StreamRequest>,
     call: StreamCall,
   ): AsyncGenerator<Response> {
-    await requireOwnerOrManager(call.authorization, "write");
+    await requireOwnerOrManager(call, "write");
     const desk = createDesk();
     const reading = readAll(handling, requests, call, desk);
     // Told at the end of the stream, or to nobody
@@ -83,7 +79,7 @@ async function readAll(
   desk: Desk,
 ): Promise<void> {
   const authenticate = () => {
-    const manager = handling.requireOwnerOrManager(call.authorization, "write");
+    const manager = handling.requireOwnerOrManager(call, "write");
     // Each command waits for it, and is told where it fails
     manager.catch(() => {});
     return manager;

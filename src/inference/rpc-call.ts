@@ -1,14 +1,13 @@
 import type { KeyedCall } from "../idempotency/creates.js";
 import { checkIdempotencyKey } from "../idempotency/key.js";
-import type { ChildCaller } from "../keys/caller.js";
+import type { ChildCaller, Credentials } from "../keys/caller.js";
 import type { Inference } from "./inference.js";
 import type { Asked, Kind } from "./kind.js";
 import type { Json } from "./parameters.js";
 import type { EventStream } from "./stream.js";
 
 /** What the handlers of inference know of a call. */
-export interface InferenceCall extends KeyedCall {
-  authorization: string | undefined;
+export interface InferenceCall extends KeyedCall, Credentials {
   /** Aborts when the caller hangs up. */
   signal: AbortSignal;
 }

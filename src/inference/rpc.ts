@@ -6,7 +6,7 @@ import type {
   ListModelsRequest,
   StreamChatCompletionRequest,
 } from "../gen/keytoll/v1/inference_pb.js";
-import type { ChildCaller } from "../keys/caller.js";
+import type { ChildCaller, Credentials } from "../keys/caller.js";
 import type { RateLimiter } from "../keys/rate-limit.js";
 import { admit } from "./admit.js";
 import { CHAT } from "./chat.js";
@@ -20,13 +20,13 @@ import { completeCall, type InferenceCall, streamCall } from "./rpc-call.js";
 export interface InferenceHandling {
   inference: Inference;
   limiter: RateLimiter;
-  requireChild(authorization: string | undefined): Promise<ChildCaller>;
+  requireChild(shown: Credentials): Promise<ChildCaller>;
 }
 
 /** The handlers of InferenceService, on the same functions as the plain-HTTP doors. */
 export const inferenceHandlers = ({ inference, limiter, requireChild }: InferenceHandling) => ({
   async createChatCompletion(request: CreateChatCompletionRequest, call: InferenceCall) {
-    const caller = await requireChild(call.authorization);
+    const caller = await requireChild(call);
     const leave = await admit(limiter, caller);
     try {
       const asked = parseChatRequest(toBody(request, false));
@@ -37,7 +37,7 @@ export const inferenceHandlers = ({ inference, limiter, requireChild }: Inferenc
   },
 
   async *streamChatCompletion({ completion }: StreamChatCompletionRequest, call: InferenceCall) {
-    const caller = await requireChild(call.authorization);
+    const caller = await requireChild(call);
     const leave = await admit(limiter, caller);
     try {
       if (completion === undefined) throw refuseField("completion", "must be set");
@@ -51,7 +51,7 @@ export const inferenceHandlers = ({ inference, limiter, requireChild }: Inferenc
   },
 
   async createEmbedding(request: CreateEmbeddingRequest, call: InferenceCall) {
-    const caller = await requireChild(call.authorization);
+    const caller = await requireChild(call);
     const leave = await admit(limiter, caller);
     try {
       const asked = parseEmbeddingRequest(toEmbeddingBody(request));
@@ -62,7 +62,7 @@ export const inferenceHandlers = ({ inference, limiter, requireChild }: Inferenc
   },
 
   async listModels(_: ListModelsRequest, call: InferenceCall) {
-    const models = await inference.models(await requireChild(call.authorization));
+    const models = await inference.models(await requireChild(call));
     return {
       data: models.map(({ id, since, contextTokens, maxOutputTokens }) => ({
         id,

@@ -16,21 +16,21 @@ interface Call {
 
 export interface ModelHandling {
   sql: Sql;
-  requireOwner(authorization: string | undefined): Promise<OwnerCaller>;
+  requireOwner(call: Call): Promise<OwnerCaller>;
 }
 
 /** The handlers of ModelService. */
 export const modelHandlers = ({ sql, requireOwner }: ModelHandling) => ({
   async listModelAliases(_: ListModelAliasesRequest, call: Call) {
-    const owner = await requireOwner(call.authorization);
+    const owner = await requireOwner(call);
     return { data: (await listAliases(sql, owner)).map(encodeAlias) };
   },
   async setModelAlias({ alias, model }: SetModelAliasRequest, call: Call) {
-    const owner = await requireOwner(call.authorization);
+    const owner = await requireOwner(call);
     return { modelAlias: encodeAlias(await setAlias(sql, owner, alias, model)) };
   },
   async deleteModelAlias({ alias }: DeleteModelAliasRequest, call: Call) {
-    const owner = await requireOwner(call.authorization);
+    const owner = await requireOwner(call);
     await deleteAlias(sql, owner, alias);
     return {};
   },

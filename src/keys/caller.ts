@@ -9,6 +9,14 @@ export type Access = "read_write" | "read_only";
  */
 export type CostFields = "neutral" | "gonka" | "none";
 
+/** What somebody shows of who they are, and from where. */
+export interface Credentials {
+  /** The header, "Bearer ...". */
+  authorization: string | undefined;
+  /** Address of the peer of the connection. */
+  ip: string;
+}
+
 /** The account's owner, by a signed token. */
 export interface OwnerCaller {
   kind: "owner";

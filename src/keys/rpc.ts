@@ -40,6 +40,7 @@ import {
 
 interface Call extends KeyedCall {
   authorization: string | undefined;
+  ip: string;
 }
 
 export interface KeyHandling {
@@ -48,11 +49,8 @@ export interface KeyHandling {
   pepper: string;
   /** Makes what comes with an idempotency key once. */
   createOnce: CreateOnce;
-  requireOwner(authorization: string | undefined): Promise<OwnerCaller>;
-  requireOwnerOrManager(
-    authorization: string | undefined,
-    need: "read" | "write",
-  ): Promise<Manager>;
+  requireOwner(call: Call): Promise<OwnerCaller>;
+  requireOwnerOrManager(call: Call, need: "read" | "write"): Promise<Manager>;
 }
 
 /** The handlers of KeyService. */
@@ -68,7 +66,7 @@ function managementHandlers(handling: KeyHandling) {
     checkId("management_key_id", request.managementKeyId);
   return {
     async createManagementKey(request: CreateManagementKeyRequest, call: Call) {
-      const owner = await requireOwner(call.authorization);
+      const owner = await requireOwner(call);
       const fields = {
         name: request.name,
         access: readAccess(request.access),
@@ -82,28 +80,28 @@ function managementHandlers(handling: KeyHandling) {
       });
     },
     async getManagementKey(request: GetManagementKeyRequest, call: Call) {
-      const manager = await requireOwnerOrManager(call.authorization, "read");
+      const manager = await requireOwnerOrManager(call, "read");
       const key = await management.getManagementKey(sql, manager, idOf(request));
       return { managementKey: encodeManagementKey(key) };
     },
     async listManagementKeys(request: ListManagementKeysRequest, call: Call) {
-      const manager = await requireOwnerOrManager(call.authorization, "read");
+      const manager = await requireOwnerOrManager(call, "read");
       const page = await management.listManagementKeys(sql, manager, checkPage(request));
       return { ...page, data: page.data.map(encodeManagementKey) };
     },
     async updateManagementKey(request: UpdateManagementKeyRequest, call: Call) {
-      const manager = await requireOwnerOrManager(call.authorization, "write");
+      const manager = await requireOwnerOrManager(call, "write");
       const patch = readManagementPatch(request);
       const key = await management.changeManagementKey(sql, manager, idOf(request), patch);
       return { managementKey: encodeManagementKey(key) };
     },
     async deleteManagementKey(request: DeleteManagementKeyRequest, call: Call) {
-      const manager = await requireOwnerOrManager(call.authorization, "write");
+      const manager = await requireOwnerOrManager(call, "write");
       const key = await management.deleteManagementKey(sql, manager, idOf(request));
       return { managementKey: encodeManagementKey(key) };
     },
     async rotateManagementKey(request: RotateManagementKeyRequest, call: Call) {
-      const manager = await requireOwnerOrManager(call.authorization, "write");
+      const manager = await requireOwnerOrManager(call, "write");
       const how = { graceSeconds: request.graceSeconds ?? 0, pepper };
       const creating = { call, ...creatorOf(manager), method: rotateManagementKey, request };
       return await createOnce(creating, async (db) => {
@@ -128,7 +126,7 @@ function childHandlers({ sql, pepper, createOnce, requireOwnerOrManager }: KeyHa
   });
   return {
     async createChildKey(request: CreateChildKeyRequest, call: Call) {
-      const manager = await requireOwnerOrManager(call.authorization, "write");
+      const manager = await requireOwnerOrManager(call, "write");
       const [parent, fields] = [parentOf(request), readNewChild(request)];
       const creating = { call, ...creatorOf(manager), method: createChildKey, request };
       return await createOnce(creating, async (db) => {
@@ -137,29 +135,29 @@ function childHandlers({ sql, pepper, createOnce, requireOwnerOrManager }: KeyHa
       });
     },
     async getChildKey(request: GetChildKeyRequest, call: Call) {
-      const manager = await requireOwnerOrManager(call.authorization, "read");
+      const manager = await requireOwnerOrManager(call, "read");
       const key = await children.getChildKey(sql, manager, refOf(request));
       return { childKey: encodeChildKey(key) };
     },
     async listChildKeys(request: ListChildKeysRequest, call: Call) {
-      const manager = await requireOwnerOrManager(call.authorization, "read");
+      const manager = await requireOwnerOrManager(call, "read");
       const [parent, filter] = [parentOf(request), readChildFilter(request)];
       const page = await children.listChildKeys(sql, manager, parent, filter, checkPage(request));
       return { ...page, data: page.data.map(encodeChildKey) };
     },
     async updateChildKey(request: UpdateChildKeyRequest, call: Call) {
-      const manager = await requireOwnerOrManager(call.authorization, "write");
+      const manager = await requireOwnerOrManager(call, "write");
       const patch = readChildPatch(request);
       const key = await children.changeChildKey(sql, manager, refOf(request), patch);
       return { childKey: encodeChildKey(key) };
     },
     async deleteChildKey(request: DeleteChildKeyRequest, call: Call) {
-      const manager = await requireOwnerOrManager(call.authorization, "write");
+      const manager = await requireOwnerOrManager(call, "write");
       const key = await children.deleteChildKey(sql, manager, refOf(request));
       return { childKey: encodeChildKey(key) };
     },
     async rotateChildKey(request: RotateChildKeyRequest, call: Call) {
-      const manager = await requireOwnerOrManager(call.authorization, "write");
+      const manager = await requireOwnerOrManager(call, "write");
       const how = { graceSeconds: request.graceSeconds ?? 0, pepper };
       const creating = { call, ...creatorOf(manager), method: rotateChildKey, request };
       return await createOnce(creating, async (db) => {

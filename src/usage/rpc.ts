@@ -20,13 +20,13 @@ interface Call {
 
 export interface UsageHandling {
   sql: Sql;
-  requireOwnerOrManager(authorization: string | undefined, need: "read"): Promise<Manager>;
+  requireOwnerOrManager(call: Call, need: "read"): Promise<Manager>;
 }
 
 /** The handlers of UsageService. */
 export const usageHandlers = ({ sql, requireOwnerOrManager }: UsageHandling) => ({
   async summarizeUsage(request: SummarizeUsageRequest, call: Call) {
-    const manager = await requireOwnerOrManager(call.authorization, "read");
+    const manager = await requireOwnerOrManager(call, "read");
     const group = readGroup(request.groupBy);
     const wanted = { ...wantedOf(request), group };
     const { totals, lines, nextCursor } = await summarizeUsage(sql, manager, wanted);
@@ -38,7 +38,7 @@ export const usageHandlers = ({ sql, requireOwnerOrManager }: UsageHandling) => 
   },
 
   async listUsageRecords(request: ListUsageRecordsRequest, call: Call) {
-    const manager = await requireOwnerOrManager(call.authorization, "read");
+    const manager = await requireOwnerOrManager(call, "read");
     const { records, nextCursor } = await listUsageRecords(sql, manager, wantedOf(request));
     return {
       data: records.map(encodeRecord),

@@ -33,13 +33,14 @@ import * as webhooks from "./webhooks.js";
 
 interface Call extends KeyedCall {
   authorization: string | undefined;
+  ip: string;
 }
 
 export interface WebhookHandling extends webhooks.Office {
   sql: Sql;
   /** Makes what comes with an idempotency key once. */
   createOnce: CreateOnce;
-  requireOwner(authorization: string | undefined): Promise<{ account: Id }>;
+  requireOwner(call: Call): Promise<{ account: Id }>;
 }
 
 const DEFAULT_GRACE_SECONDS = 24 * 60 * 60;
@@ -57,36 +58,36 @@ function endpointHandlers({ requireOwner, createOnce, ...office }: WebhookHandli
   const { createEndpoint, rotateEndpointSecret } = WebhookService.method;
   return {
     async createEndpoint(request: CreateEndpointRequest, call: Call) {
-      const { account: scope } = await requireOwner(call.authorization);
+      const { account: scope } = await requireOwner(call);
       return await createOnce({ call, scope, method: createEndpoint, request }, async (sql) => {
         const made = await webhooks.createEndpoint({ ...office, sql }, scope, request);
         return { endpoint: encodeEndpoint(made.endpoint), secret: made.secret };
       });
     },
     async listEndpoints(request: ListEndpointsRequest, call: Call) {
-      const { account } = await requireOwner(call.authorization);
+      const { account } = await requireOwner(call);
       const page = await webhooks.listEndpoints(office.sql, account, checkPage(request));
       return { ...page, data: page.data.map(encodeEndpoint) };
     },
     async getEndpoint(request: GetEndpointRequest, call: Call) {
-      const { account } = await requireOwner(call.authorization);
+      const { account } = await requireOwner(call);
       const endpoint = await webhooks.getEndpoint(office.sql, account, endpointOf(request));
       return { endpoint: encodeEndpoint(endpoint) };
     },
     async updateEndpoint(request: UpdateEndpointRequest, call: Call) {
-      const { account } = await requireOwner(call.authorization);
+      const { account } = await requireOwner(call);
       const [id, patch] = [endpointOf(request), readPatch(request, ENDPOINT_FIELDS)];
       return {
         endpoint: encodeEndpoint(await webhooks.changeEndpoint(office, account, id, patch)),
       };
     },
     async deleteEndpoint(request: DeleteEndpointRequest, call: Call) {
-      const { account } = await requireOwner(call.authorization);
+      const { account } = await requireOwner(call);
       await webhooks.deleteEndpoint(office.sql, account, endpointOf(request));
       return {};
     },
     async rotateEndpointSecret(request: RotateEndpointSecretRequest, call: Call) {
-      const { account } = await requireOwner(call.authorization);
+      const { account } = await requireOwner(call);
       const [id, grace] = [endpointOf(request), request.graceSeconds ?? DEFAULT_GRACE_SECONDS];
       const creating = { call, scope: account, method: rotateEndpointSecret, request };
       return await createOnce(creating, async (sql) => {
@@ -100,7 +101,7 @@ function endpointHandlers({ requireOwner, createOnce, ...office }: WebhookHandli
       });
     },
     async testEndpoint(request: TestEndpointRequest, call: Call) {
-      const { account } = await requireOwner(call.authorization);
+      const { account } = await requireOwner(call);
       const delivery = await deliveries.testEndpoint(office.sql, account, endpointOf(request));
       return { delivery: encodeDelivery(delivery) };
     },
@@ -112,19 +113,19 @@ function deliveryHandlers({ requireOwner, sql }: WebhookHandling) {
     [endpointOf(request), checkId("delivery_id", request.deliveryId)] as const;
   return {
     async listDeliveries(request: ListDeliveriesRequest, call: Call) {
-      const { account } = await requireOwner(call.authorization);
+      const { account } = await requireOwner(call);
       const [id, status] = [endpointOf(request), readStatus(request.status)];
       const page = await deliveries.listDeliveries(sql, account, id, status, checkPage(request));
       return { ...page, data: page.data.map(encodeDelivery) };
     },
     async getDelivery(request: GetDeliveryRequest, call: Call) {
-      const { account } = await requireOwner(call.authorization);
+      const { account } = await requireOwner(call);
       const delivery = await deliveries.getDelivery(sql, account, ...refOf(request));
       const payload = payloadOf({ ...delivery, id: delivery.event });
       return { delivery: { ...encodeDelivery(delivery), payload } };
     },
     async redeliver(request: RedeliverRequest, call: Call) {
-      const { account } = await requireOwner(call.authorization);
+      const { account } = await requireOwner(call);
       const delivery = await deliveries.redeliver(sql, account, ...refOf(request));
       return { delivery: encodeDelivery(delivery) };
     },
@@ -134,11 +135,11 @@ function deliveryHandlers({ requireOwner, sql }: WebhookHandling) {
 function settingHandlers({ requireOwner, sql }: WebhookHandling) {
   return {
     async getSettings(_request: GetSettingsRequest, call: Call) {
-      const { account } = await requireOwner(call.authorization);
+      const { account } = await requireOwner(call);
       return { settings: encodeSettings(await getSettings(sql, account)) };
     },
     async updateSettings(request: UpdateSettingsRequest, call: Call) {
-      const { account } = await requireOwner(call.authorization);
+      const { account } = await requireOwner(call);
       const patch = readPatch(request, SETTING_FIELDS);
       return { settings: encodeSettings(await changeSettings(sql, account, patch)) };
     },

@@ -58,6 +58,8 @@ const SAFE_HEADERS = new Set([
   "x-accel-buffering",
   "x-request-id",
   "x-should-retry",
+  "ratelimit",
+  "ratelimit-policy",
   "x-ratelimit-limit-requests",
   "x-ratelimit-remaining-requests",
   "x-ratelimit-reset-requests",

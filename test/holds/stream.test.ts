@@ -250,7 +250,7 @@ test("at most 1,024 commands of a stream are begun whose results nobody has take
     for (;;) yield create(StreamRequestSchema, { commands });
   }
   const { signal } = new AbortController();
-  const answers = stream(endless(), { authorization: "", requestId: "", signal });
+  const answers = stream(endless(), { ip: "127.0.0.1", authorization: "", requestId: "", signal });
   for (let taken = 0, round = 0; round < 5; round++) {
     const { value } = await answers.next();
     await vi.waitFor(() => expect(begun).toBe(taken + 1_024), { timeout: 10_000 });

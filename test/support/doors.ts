@@ -64,13 +64,16 @@ export async function openDoors() {
 }
 
 function servicesOn(sql: Sql, keyring: Keyring) {
-  const auth = createAuthenticator({ keyring, secrets: [PEPPER], adminToken: ADMIN_TOKEN });
+  const failures = { count: async (error: unknown) => error };
+  const auth = createAuthenticator({
+    ...{ keyring, secrets: [PEPPER], adminToken: ADMIN_TOKEN, failures },
+  });
   const { requireOwner, requireOwnerOrManager, requireAdmin, issueToken } = auth;
   const createOnce = createOnceWith(sql, [PEPPER], createLog("silent", "test"));
   const limiter = createRateLimiter({ redis: undefined, log: createLog("silent", "test") });
   const health = async () => ({ version: "test", ready: true, dependencies: [] });
   return [
-    service(AuthService, authHandlers({ sql, issueToken, takeTurn: limiter.take })),
+    service(AuthService, authHandlers({ sql, issueToken, takeTurn: limiter.take, failures })),
     service(AccountService, accountHandlers({ sql, requireOwner })),
     service(
       KeyService,

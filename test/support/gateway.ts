@@ -57,6 +57,7 @@ export async function startTestGateway({ upstreamUrl, upstreams }: Wanted = {}) 
     DATABASE_URL: database.url,
     KEYTOLL_SECRET: pepper,
     KEYTOLL_ADMIN_TOKEN: adminToken,
+    KEYTOLL_FAILED_AUTH_RPM: "0",
     ...(entries
       ? { KEYTOLL_UPSTREAMS_FILE: upstreamsFile }
       : { KEYTOLL_UPSTREAM_URL: upstreamUrl ?? demo.url, KEYTOLL_UPSTREAM_KEY: UPSTREAM_KEY }),

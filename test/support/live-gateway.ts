@@ -35,6 +35,8 @@ export const environment = (databaseUrl: string, upstreamUrl: string) => ({
   DATABASE_URL: databaseUrl,
   KEYTOLL_SECRET: SECRET,
   KEYTOLL_ADMIN_TOKEN: ADMIN,
+  // All tests come from one address, and many of them fail on purpose
+  KEYTOLL_FAILED_AUTH_RPM: "0",
   KEYTOLL_UPSTREAM_URL: upstreamUrl,
   KEYTOLL_UPSTREAM_KEY: UPSTREAM_KEY,
 });
@@ -42,13 +44,15 @@ export const environment = (databaseUrl: string, upstreamUrl: string) => ({
 /**
  * The whole gateway, as `serve` composes it, on free ports, a database of its own and the demo
  * upstream.
+ *
+ * @param more variables of its environment
  */
-export async function startLiveGateway() {
+export async function startLiveGateway(more: Record<string, string> = {}) {
   const database = await freshDatabase();
   const upstream = await startDemoUpstream({ port: 0, key: UPSTREAM_KEY });
-  const env = environment(database.url, upstream.url);
-  const start = (more: Record<string, string> = {}) =>
-    startGateway(readConfig({ ...env, ...more }), env, createLog("silent", "test"));
+  const env = { ...environment(database.url, upstream.url), ...more };
+  const start = (further: Record<string, string> = {}) =>
+    startGateway(readConfig({ ...env, ...further }), env, createLog("silent", "test"));
   const gateway = await start();
   const sql = connect(database.url, { name: "live test", max: 3 });
   return {
