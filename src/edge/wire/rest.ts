@@ -122,6 +122,9 @@ async function serve(
   const query = new URLSearchParams(search.join("?"));
   const caller = callContextOf(request, response, requestId);
   const answer = await route.answer({ params, query, body }, caller);
+  // Some of these answers show a secret
+  response.setHeader("cache-control", "no-store");
+  response.setHeader("x-content-type-options", "nosniff");
   if (isDownload(answer)) await sendDownload(response, answer, requestId);
   else sendJson(response, route.status, answer, requestId);
 }
