@@ -1,9 +1,10 @@
 import { now, SECOND } from "../base/time.js";
 import { newAnswerId } from "./answer-id.js";
+import { shownChoice } from "./choices.js";
 import { createChunkReader } from "./chunks.js";
 import { upstreamBody } from "./estimate.js";
 import type { Kind } from "./kind.js";
-import { type ChatRequest, isObject, type Json } from "./parameters.js";
+import { type ChatRequest, isObject } from "./parameters.js";
 import { reportedUsage, tokensOf, type Usage, usageBody } from "./usage.js";
 
 /** OpenAI's chat completions. */
@@ -29,50 +30,6 @@ export const CHAT: Kind<ChatRequest> = {
     return createChunkReader({ id: newAnswerId(), model, n, includeUsage, logprobs }, meter);
   },
 };
-
-/** Why an answer may have ended; upstreams have further words of their own. */
-const ENDINGS: ReadonlySet<unknown> = new Set([
-  "stop",
-  "length",
-  "tool_calls",
-  "content_filter",
-  "function_call",
-]);
-
-/**
- * An answer with the fields that clients know and no others: what an upstream adds may name it. Ids
- * of tool calls pass, since they come back in the next request and some models read them there.
- */
-function shownChoice(choice: unknown, i: number): Json {
-  const { index, message, logprobs, finish_reason } = isObject(choice) ? choice : {};
-  return {
-    index: Number.isSafeInteger(index) ? index : i,
-    message: isObject(message) ? shownMessage(message) : { role: "assistant", content: null },
-    logprobs: logprobs ?? null,
-    finish_reason: ENDINGS.has(finish_reason) ? finish_reason : "stop",
-  };
-}
-
-function shownMessage(message: Json): Json {
-  const shown: Json = { role: "assistant", content: message.content ?? null };
-  if (message.refusal !== undefined) shown.refusal = message.refusal;
-  if (message.reasoning_content !== undefined) shown.reasoning_content = message.reasoning_content;
-  if (message.reasoning !== undefined) shown.reasoning = message.reasoning;
-  if (Array.isArray(message.tool_calls)) {
-    shown.tool_calls = message.tool_calls.filter(isObject).map(shownCall);
-  }
-  if (isObject(message.function_call)) shown.function_call = shownFunction(message.function_call);
-  return shown;
-}
-
-const shownCall = ({ id, type, function: called, custom }: Json): Json => ({
-  id,
-  type,
-  ...(isObject(called) && { function: shownFunction(called) }),
-  ...(isObject(custom) && { custom: { name: custom.name, input: custom.input } }),
-});
-
-const shownFunction = (called: Json): Json => ({ name: called.name, arguments: called.arguments });
 
 function countedUsage(choices: unknown[], most: number, promptTokens: number): Usage {
   const written = choices.map((choice) => (isObject(choice) ? choice.message : undefined));

@@ -1,6 +1,8 @@
 import type { Reason } from "../base/errors.js";
 import { now, SECOND } from "../base/time.js";
-import { hasValue, type Meter, mayReportUsage } from "./meter.js";
+import { shownPiece } from "./choices.js";
+import { type ChunkTemplate, learn, textIn, textOf } from "./chunk-template.js";
+import type { Meter } from "./meter.js";
 import { isObject, type Json } from "./parameters.js";
 
 /** What the caller's chunks say in place of the upstream's. */
@@ -60,42 +62,62 @@ export interface ChunkReader {
 export const DONE = Buffer.from("[DONE]");
 const BEFORE = Buffer.from("data: ");
 const AFTER = Buffer.from("\n\n");
-const FINISH = Buffer.from('"finish_reason"');
-const CHOICES = /"choices"\s*:\s*\[/;
+
+/** Ways of writing that are learnt of one stream: its answers and texts in all their turns. */
+const MOST_TEMPLATES = 16;
 
 /**
- * Turns an upstream's chunks into ours. Most chunks differ from the first only inside `choices`:
- * their head and tail are exchanged as bytes, without parsing. Whatever differs in anything else,
- * may report usage or ends an answer is parsed and built anew from the fields that callers may see.
- * The chunk that ends the last answer, and all after it, wait for `finale`.
+ * Turns an upstream's chunks into ours. Most chunks differ from an earlier one only in their text:
+ * all around it is exchanged as bytes, without parsing. Whatever differs in anything else is parsed
+ * and built anew from the fields that callers may see. The chunk that ends the last answer, and all
+ * after it, wait for `finale`.
  */
 export function createChunkReader(face: Face, meter: Meter): ChunkReader {
-  let template: Template | undefined;
-  let created = Math.floor(now() / SECOND);
+  const templates: ChunkTemplate[] = [];
+  const learnt = new Set<string>();
+  let created: number | undefined;
   const unfinished = new Set(Array(face.n).keys());
   let done = false;
   let ready: Buffer[] = [];
   const held: Buffer[] = [];
 
   const put = (...pieces: Buffer[]) => (unfinished.size === 0 ? held : ready).push(...pieces);
+  const head = () => headOf(face, created ?? Math.floor(now() / SECOND));
+  const show = ({ choices }: Json) =>
+    `${BEFORE}${head()}${JSON.stringify((choices as unknown[]).map(shownPiece))}${tailOf(face)}${AFTER}`;
 
-  const begin = (payload: Buffer, chunk: Json) => {
-    if (Number.isSafeInteger(chunk.created)) created = chunk.created as number;
-    if (!face.logprobs) template = templateOf(payload, chunk, face, created);
+  const learnFrom = (payload: Buffer, chunk: Json) => {
+    const text = face.logprobs || learnt.size >= MOST_TEMPLATES ? undefined : textOf(chunk);
+    if (text === undefined || learnt.has(`${text.name} ${text.index}`)) return;
+    learnt.add(`${text.name} ${text.index}`);
+    const template = learn(payload, chunk, text.name, show);
+    if (template !== undefined) templates.push(template);
   };
   const takeParsed = (payload: Buffer): boolean => {
     const chunk = parseChunk(payload);
     meter.note(chunk);
-    if (!Array.isArray(chunk.choices) || chunk.choices.length === 0) return true;
-    const choices = Buffer.from(JSON.stringify(chunk.choices));
-    if (!meter.count(face.logprobs ? withoutLogprobs(chunk.choices) : choices)) return false;
-    if (template === undefined) begin(payload, chunk);
-    for (const choice of chunk.choices.filter(isFinished)) unfinished.delete(choice.index ?? 0);
-    put(BEFORE, Buffer.from(headOf(face, created)), choices, Buffer.from(tailOf(face)), AFTER);
+    const { choices } = chunk;
+    if (!Array.isArray(choices) || choices.length === 0) return true;
+    if (!meter.count(carriedIn(choices, face))) return false;
+    if (Number.isSafeInteger(chunk.created)) created ??= chunk.created as number;
+    learnFrom(payload, chunk);
+    for (const choice of choices.filter(isFinished)) unfinished.delete(choice.index ?? 0);
+    put(Buffer.from(show(chunk)));
     return true;
   };
+  const takeAlike = (payload: Buffer): boolean | undefined => {
+    for (const template of templates) {
+      const text = textIn(template, payload);
+      if (text === undefined) continue;
+      if (!meter.count(payload.subarray(template.head, payload.length - template.tail)))
+        return false;
+      put(template.before, text, template.after);
+      return true;
+    }
+    return undefined;
+  };
   const ending = (usage: Json) => {
-    const last = `${headOf(face, created)}[],"usage":${JSON.stringify(usage)}}`;
+    const last = `${head()}[],"usage":${JSON.stringify(usage)}}`;
     const asked = face.includeUsage ? [BEFORE, Buffer.from(last), AFTER] : [];
     return [...asked, BEFORE, DONE, AFTER];
   };
@@ -107,11 +129,7 @@ export function createChunkReader(face: Face, meter: Meter): ChunkReader {
         done = true;
         return true;
       }
-      const inner = template && innerOf(template, payload);
-      if (template === undefined || inner === undefined) return takeParsed(payload);
-      if (!meter.count(inner)) return false;
-      put(template.before, inner, template.after);
-      return true;
+      return takeAlike(payload) ?? takeParsed(payload);
     },
     forward() {
       if (ready.length === 0) return undefined;
@@ -133,64 +151,10 @@ export function createChunkReader(face: Face, meter: Meter): ChunkReader {
         finish_reason: "length",
       }));
       const why = stop === undefined ? "" : `,"stop_reason":${JSON.stringify(stop)}`;
-      const last = `${headOf(face, created)}${JSON.stringify(choices)}${why}${tailOf(face)}`;
+      const last = `${head()}${JSON.stringify(choices)}${why}${tailOf(face)}`;
       return Buffer.concat([...ready, BEFORE, Buffer.from(last), AFTER, ...ending(usage)]);
     },
   };
-}
-
-/**
- * The bytes around the inside of `choices`: the upstream's, and those that we send in their place.
- */
-interface Template {
-  head: Buffer;
-  tail: Buffer;
-  before: Buffer;
-  after: Buffer;
-}
-
-/** Undefined where the chunk is written in a way that cannot be taken apart as bytes. */
-function templateOf(
-  payload: Buffer,
-  chunk: Json,
-  face: Face,
-  created: number,
-): Template | undefined {
-  const text = payload.toString("latin1");
-  const choices = CHOICES.exec(text);
-  if (choices === null) return undefined;
-  const headEnd = choices.index + choices[0].length;
-  const tailStart = text.lastIndexOf("]");
-  const inner = payload.toString("utf8", headEnd, tailStart);
-  if (!isSame(`[${inner}]`, chunk.choices)) return undefined;
-  return {
-    // Copies: a view would keep the whole piece that it was cut from as long as the stream lives
-    head: Buffer.from(payload.subarray(0, headEnd)),
-    tail: Buffer.from(payload.subarray(tailStart)),
-    before: Buffer.from(`${BEFORE}${headOf(face, created)}[`),
-    after: Buffer.from(`]${tailOf(face)}${AFTER}`),
-  };
-}
-
-/**
- * The inside of `choices`, where the chunk is like the first one around it and says nothing that we
- * must read.
- */
-function innerOf({ head, tail }: Template, payload: Buffer): Buffer | undefined {
-  const end = payload.length - tail.length;
-  if (end < head.length) return undefined;
-  if (head.compare(payload, 0, head.length) !== 0) return undefined;
-  if (tail.compare(payload, end) !== 0) return undefined;
-  const inner = payload.subarray(head.length, end);
-  return mayReportUsage(inner) || hasValue(inner, FINISH) ? undefined : inner;
-}
-
-function isSame(text: string, value: unknown): boolean {
-  try {
-    return JSON.stringify(JSON.parse(text)) === JSON.stringify(value);
-  } catch {
-    return false;
-  }
 }
 
 /** @throws Error where it is no object, or reports an error */
@@ -204,8 +168,11 @@ export function parseChunk(payload: Buffer): Json {
 const isFinished = (choice: unknown): choice is { index?: number } =>
   isObject(choice) && typeof choice.finish_reason === "string";
 
-const withoutLogprobs = (choices: unknown[]): Buffer =>
-  Buffer.from(JSON.stringify(choices, (name, value) => (name === "logprobs" ? null : value)));
+/** The odds of tokens are many bytes and no tokens. */
+const carriedIn = (choices: unknown[], { logprobs }: Face): Buffer =>
+  Buffer.from(
+    JSON.stringify(choices, (name, value) => (logprobs && name === "logprobs" ? null : value)),
+  );
 
 const headOf = ({ id, model }: Face, created: number) =>
   `{"id":"${id}","object":"chat.completion.chunk","created":${created},"model":${JSON.stringify(model)},"choices":`;

@@ -38,8 +38,6 @@ export interface Covering {
   ask(): void;
 }
 
-const NEEDLE = Buffer.from('"usage"');
-const NOT_YET = Buffer.from(":null");
 /** Bytes of JSON that stand around the text of one event at the most. */
 const MOST_WRAPPING = 120;
 /** Characters that no token has more of, in any vocabulary. */
@@ -143,21 +141,3 @@ export function mostTokens(json: Buffer): number {
 }
 
 const larger = (a: bigint, b: bigint) => (a > b ? a : b);
-
-/**
- * Whether an event may report usage. Only a sieve, which spares parsing what cannot: a text that
- * happens to hold the word passes it too, and so the answer is always read from the parsed event.
- */
-export const mayReportUsage = (event: Buffer): boolean => hasValue(event, NEEDLE);
-
-/**
- * True where a quoted name stands in the bytes with anything but `:null` behind it, in the plainest
- * spacing.
- */
-export function hasValue(bytes: Buffer, name: Buffer): boolean {
-  for (let at = bytes.indexOf(name); at !== -1; at = bytes.indexOf(name, at)) {
-    at += name.length;
-    if (!bytes.subarray(at, at + NOT_YET.length).equals(NOT_YET)) return true;
-  }
-  return false;
-}

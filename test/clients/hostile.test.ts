@@ -69,7 +69,9 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
   response.writeHead(200, { ...head, "content-type": "text/event-stream" });
   response.write(`: ${NAME}\n\nevent: ${NAME}\nid: ${NAME}\n`);
   const chunk = (delta: object, finish_reason: string | null, more: object = {}) => {
-    const choices = [{ index: 0, delta, finish_reason }];
+    const added = { provider: NAME, [NAME]: 1, annotations: [{ by: NAME }] };
+    const choice = { index: 0, delta: { ...delta, ...added }, finish_reason, ...added };
+    const choices = [{ ...choice, stop_reason: NAME, content_filter_results: { by: NAME } }];
     const whole = { ...noise, object: NAME, created: 1, choices, ...more };
     response.write(`data: ${JSON.stringify(whole)}\n\n`);
   };

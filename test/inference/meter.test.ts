@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { createMeter, mayReportUsage, mostTokens } from "../../src/inference/meter.js";
-import { isObject, type Json } from "../../src/inference/parameters.js";
+import { createChunkReader } from "../../src/inference/chunks.js";
+import { createMeter, mostTokens } from "../../src/inference/meter.js";
 import { reportedUsage, usageBody } from "../../src/inference/usage.js";
 
 const tricky = fc.constantFrom(
@@ -34,17 +34,22 @@ const event = fc
 const spacing = fc.constantFrom(undefined, 1, 2, "\t");
 
 test("usage is read from the top of an event only, whatever stands in its texts, below it or between its tokens", () => {
+  const written = fc.tuple(event, fc.oneof(tricky, fc.string()));
   fc.assert(
-    fc.property(event, spacing, (fields, space) => {
-      const bytes = Buffer.from(JSON.stringify(fields, undefined, space));
-      const usage = (fields as Json).usage;
-      const found = mayReportUsage(bytes) ? reportedUsage(JSON.parse(bytes.toString())) : undefined;
-      const expected = isObject(usage) && {
-        inputTokens: BigInt(usage.prompt_tokens as number),
-        outputTokens: BigInt(usage.completion_tokens as number),
-        estimated: false,
-      };
-      expect(found ?? false).toEqual(expected);
+    fc.property(fc.array(written, { minLength: 1, maxLength: 6 }), spacing, (events, space) => {
+      const meter = createMeter(25, 1_000_000);
+      const reader = createChunkReader(
+        { id: "ours", model: "m", n: 1, includeUsage: false, logprobs: false },
+        meter,
+      );
+      let last: unknown;
+      for (const [{ error: _, created: __, ...fields }, content] of events) {
+        const chunk = { ...fields, choices: [{ index: 0, delta: { content, also: fields } }] };
+        last = reportedUsage(chunk) ?? last;
+        reader.take(Buffer.from(JSON.stringify(chunk, undefined, space)));
+      }
+      const { estimated, ...read } = meter.usage(true);
+      expect(estimated ? undefined : { ...read, estimated }).toEqual(last);
     }),
     { numRuns: 1_000 },
   );
