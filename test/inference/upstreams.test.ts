@@ -394,7 +394,7 @@ test("whatever upstreams and callers do, every place is given back, and no answe
   );
   const all = upstreams.standing().map(({ outcomes }) => outcomes.answered);
   expect(all.reduce((sum, n) => sum + n, 0)).toBe(got);
-  expect(got).toBeGreaterThan(100);
+  expect(got).toBeGreaterThan(20);
 });
 
 test("models that nobody serves leave nothing behind, however many are asked for", async () => {
