@@ -117,6 +117,7 @@ describe("authentication", () => {
       rateLimitRpm: 30,
       accountLimits: { rateLimitRpm: null, concurrency: null },
       models: ["demo/fast"],
+      costFields: "neutral",
     });
     expect(await doors.keyring.find(gm)).toEqual({
       kind: "management",

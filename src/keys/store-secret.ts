@@ -47,27 +47,37 @@ export interface FoundChild extends SecretState {
 
 export type Found = FoundManagement | FoundChild;
 
-/** Finds the key that a secret belongs to, by its hash under any of the peppers. */
-export async function findBySecret(
+/**
+ * Finds the keys that secrets of one kind belong to.
+ *
+ * @param secrets each by its hashes under all peppers
+ * @returns in their order; null for one that belongs to none
+ */
+export async function findBySecrets(
   db: Db,
   kind: KeyKind,
-  hashes: Buffer[],
-): Promise<Found | undefined> {
-  const [row] =
-    kind === "child" ? await childBySecret(db, hashes) : await managementBySecret(db, hashes);
-  return row;
+  secrets: readonly Buffer[][],
+): Promise<(Found | null)[]> {
+  const hashes = `{${secrets.flat().map(arrayItem).join(",")}}`;
+  const rows: (Found & { hash: string })[] =
+    kind === "child" ? await childrenBySecret(db, hashes) : await managersBySecret(db, hashes);
+  const byHash = new Map(rows.map(({ hash, ...found }) => [hash, found as Found]));
+  const foundOf = (hash: Buffer) => byHash.get(hash.toString("hex"));
+  return secrets.map((own) => own.map(foundOf).find((found) => found !== undefined) ?? null);
 }
 
-const managementBySecret = (db: Db, hashes: Buffer[]) => db<FoundManagement[]>`
-  select s.kind, m.id as key, m.account_id as account, s.version, m.access, m.status,
-         m.expires_at as "expiresAt", m.secret_version as "secretVersion",
+const arrayItem = (hash: Buffer): string => `"\\\\x${hash.toString("hex")}"`;
+
+const managersBySecret = (db: Db, hashes: string) => db<(FoundManagement & { hash: string })[]>`
+  select encode(s.hash, 'hex') as hash, s.kind, m.id as key, m.account_id as account, s.version,
+         m.access, m.status, m.expires_at as "expiresAt", m.secret_version as "secretVersion",
          m.previous_secret_until as "previousSecretUntil"
     from key_secret s join management_key m on m.id = s.key_id
-   where s.hash in ${db(hashes)} and s.kind = 'management'`;
+   where s.hash = any (${hashes}::text::bytea[]) and s.kind = 'management'`;
 
-const childBySecret = (db: Db, hashes: Buffer[]) => db<FoundChild[]>`
-  select s.kind, c.id as key, c.account_id as account, s.version, c.status,
-         c.management_key_id as "managementKey", m.status as "parentStatus",
+const childrenBySecret = (db: Db, hashes: string) => db<(FoundChild & { hash: string })[]>`
+  select encode(s.hash, 'hex') as hash, s.kind, c.id as key, c.account_id as account, s.version,
+         c.status, c.management_key_id as "managementKey", m.status as "parentStatus",
          m.expires_at as "parentExpiresAt", c.rate_limit_rpm as "rateLimitRpm", c.models,
          m.cost_fields as "costFields",
          r.rate_limit_rpm as "accountRpm", r.concurrency as "accountConcurrency",
@@ -77,7 +87,7 @@ const childBySecret = (db: Db, hashes: Buffer[]) => db<FoundChild[]>`
     join child_key c on c.id = s.key_id
     join management_key m on m.id = c.management_key_id
     left join account_rate r on r.account_id = c.account_id
-   where s.hash in ${db(hashes)} and s.kind = 'child'`;
+   where s.hash = any (${hashes}::text::bytea[]) and s.kind = 'child'`;
 
 /** Whose a child is, which never changes, and which models it may use (null: all). */
 export interface ChildFacts {
