@@ -115,7 +115,10 @@ function collect(request: IncomingMessage, limit: number): Promise<Buffer | unde
       resolve(chunks.length === 1 ? chunks[0] : Buffer.concat(chunks, size)),
     );
     request.once("error", reject);
-    request.once("close", () => reject(hungUp()));
+    request.once("close", () => {
+      // It closes after each request that is whole, too, and an error costs a stack
+      if (!request.complete) reject(hungUp());
+    });
   });
 }
 
