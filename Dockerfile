@@ -17,5 +17,5 @@ COPY src src
 COPY workflows workflows
 USER node
 EXPOSE 8080 8081
-ENTRYPOINT ["node", "--import", "tsx", "src/main.ts"]
+ENTRYPOINT ["node", "--import", "/app/src/typescript.mjs", "src/main.ts"]
 CMD ["serve"]

@@ -244,8 +244,8 @@ describe("Dockerfile", () => {
       expect(seen).toContain(`!${path}`);
     }
     const start = JSON.parse(lines("ENTRYPOINT")[0] ?? "[]") as string[];
-    expect(start).toEqual(["node", "--import", "tsx", "src/main.ts"]);
+    expect(start).toEqual(["node", "--import", "/app/src/typescript.mjs", "src/main.ts"]);
     const { dependencies } = JSON.parse(read("package.json")) as { dependencies: Env };
-    expect(dependencies).toHaveProperty("tsx");
+    expect(dependencies).toHaveProperty("@swc/core");
   });
 });

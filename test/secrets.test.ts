@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { newId } from "../src/base/ids.js";
 import { connect, type Sql } from "../src/db/sql.js";
+import { TYPESCRIPT } from "../src/dev/processes.js";
 import { type DemoUpstream, startDemoUpstream } from "../src/inference/demo-upstream.js";
 import { freshDatabase, type TestDatabase } from "./support/database.js";
 import {
@@ -70,7 +71,7 @@ async function startServe(): Promise<string> {
     KEYTOLL_LOG_LEVEL: "trace",
   };
   gateway = fork(MAIN, ["serve"], {
-    execArgv: ["--import", "tsx"],
+    execArgv: TYPESCRIPT,
     stdio: ["ignore", "pipe", "pipe", "ipc"],
     env,
   });

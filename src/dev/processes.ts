@@ -1,7 +1,5 @@
 import { execFileSync, spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import { pathToFileURL } from "node:url";
 import { elapsed, pause, SECOND } from "../base/time.js";
 
 /** A process, and when it started: a pid alone may have been given to another one since. */
@@ -83,14 +81,11 @@ export const identify = (pid: number): Process => ({ pid, start: startOf(pid) ??
  */
 export const GATEWAY_FLAGS = ["--single-threaded-gc", "--max-semi-space-size=64"];
 
-/**
- * Node's arguments that run one of our TypeScript files, wherever and however we were started
- * ourselves.
- */
-export function nodeArgs(file: string): string[] {
-  const tsx = createRequire(import.meta.url).resolve("tsx");
-  return ["--import", pathToFileURL(tsx).href, file];
-}
+/** Node's flags that let it run TypeScript, wherever it is started. */
+export const TYPESCRIPT = ["--import", new URL("../typescript.mjs", import.meta.url).href];
+
+/** Node's arguments that run one of our files. */
+export const nodeArgs = (file: string): string[] => [...TYPESCRIPT, file];
 
 /**
  * When a process started, in the system's own words. Undefined where there is none, or only its

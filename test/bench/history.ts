@@ -5,7 +5,7 @@ import { elapsed, SECOND } from "../../src/base/time.js";
 import { connect, only, type Sql } from "../../src/db/sql.js";
 import { settleShard } from "../../src/ledger/ledger.js";
 
-const USAGE = `Usage: node --import tsx test/bench/history.ts --database URL [--records N] [--children N]
+const USAGE = `Usage: node --import ./src/typescript.mjs test/bench/history.ts --database URL [--records N] [--children N]
          [--accounts N] [--months N] [--unsettled]
 
 Fills a migrated database with a past: usage records (1e6) of child keys (1,000) of accounts (8),

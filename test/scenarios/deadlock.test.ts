@@ -2,6 +2,7 @@ import { fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { expect, test, vi } from "vitest";
+import { TYPESCRIPT } from "../../src/dev/processes.js";
 import { expectBooksAreRight, openBooks, openChild, openDatabase } from "../support/books.js";
 import type { HammerOrder, HammerReport } from "./hammer.js";
 
@@ -12,7 +13,7 @@ const ACCOUNTS = 8;
 const HAMMER = fileURLToPath(new URL("./hammer.ts", import.meta.url));
 
 async function hammer(url: string, order: HammerOrder): Promise<HammerReport> {
-  const child = fork(HAMMER, [url], { execArgv: ["--import", "tsx"], serialization: "advanced" });
+  const child = fork(HAMMER, [url], { execArgv: TYPESCRIPT, serialization: "advanced" });
   const ended = once(child, "exit");
   await once(child, "message");
   const answer = once(child, "message");

@@ -1,6 +1,7 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
+import { TYPESCRIPT } from "../../src/dev/processes.js";
 import type { RaceOrder, RaceReport } from "./racer.js";
 
 const RACER = fileURLToPath(new URL("./racer.ts", import.meta.url));
@@ -11,7 +12,7 @@ export type Racers = Awaited<ReturnType<typeof startRacers>>;
 /** Four processes, each with the money core on one and the same database. */
 export async function startRacers(databaseUrl: string) {
   const racers = Array.from({ length: PROCESSES }, () =>
-    fork(RACER, [databaseUrl], { execArgv: ["--import", "tsx"] }),
+    fork(RACER, [databaseUrl], { execArgv: TYPESCRIPT }),
   );
   await Promise.all(racers.map((racer) => once(racer, "message")));
 

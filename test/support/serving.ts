@@ -5,6 +5,7 @@ import { type AddressInfo, createServer, connect as dial, type Socket } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { TYPESCRIPT } from "../../src/dev/processes.js";
 import { environment, restClient } from "./live-gateway.js";
 
 const MAIN = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
@@ -16,7 +17,7 @@ export async function startServing(databaseUrl: string, upstreamUrl: string, mor
   const { PATH, HOME } = process.env;
   const KEYTOLL_DATA_DIR = mkdtempSync(join(tmpdir(), "keytoll-serving-"));
   const child: ChildProcess = fork(MAIN, ["serve"], {
-    execArgv: ["--import", "tsx"],
+    execArgv: TYPESCRIPT,
     stdio: ["ignore", "ignore", "inherit", "ipc"],
     env: {
       PATH,

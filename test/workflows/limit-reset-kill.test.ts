@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import type { Client } from "@temporalio/client";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import type { Sql, Tx } from "../../src/db/sql.js";
+import { TYPESCRIPT } from "../../src/dev/processes.js";
 import { QUEUES, workflowIds } from "../../workflows/contract.js";
 import type { limitReset } from "../../workflows/limit-reset.js";
 import { freshNamespace, temporalAddress } from "../support/services.js";
@@ -66,7 +67,7 @@ afterEach(async () => {
 async function startWorkerProcess(): Promise<ChildProcess> {
   const { PATH, HOME } = process.env;
   const worker = fork(MAIN, ["work"], {
-    execArgv: ["--import", "tsx"],
+    execArgv: TYPESCRIPT,
     stdio: ["ignore", "ignore", "inherit", "ipc"],
     env: {
       ...{ PATH, HOME, TZ: "America/New_York", KEYTOLL_LOG_LEVEL: "silent" },

@@ -1,6 +1,6 @@
 import { startVitest } from "vitest/node";
 
-// node --import tsx test/workflows/record.ts [name ...]: records the histories that are missing, or
+// node --import ./src/typescript.mjs test/workflows/record.ts [name ...]: records the histories that are missing, or
 // those named anew. A change that breaks the replay of a recorded history needs `patched()`, not a
 // new record: see workflows/README.md.
 
