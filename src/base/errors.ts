@@ -108,6 +108,8 @@ export interface RefusalDetails {
   param?: string;
   /** Whole seconds after which a retry can succeed. */
   retryAfter?: number;
+  /** The same in milliseconds, where it is known better than in whole seconds. */
+  retryAfterMs?: number;
   /** False tells SDKs that retrying cannot help; true that it will. */
   shouldRetry?: boolean;
   /** Further machine-readable facts: remaining amounts, resets. */

@@ -27,6 +27,7 @@ export function failuresOf(limiter: RateLimiter, limit: number | null): Failures
       return refuse("rate_limit_exceeded", {
         message: "too many failed sign-ins from this address",
         retryAfter: turn.retryAfterSeconds,
+        retryAfterMs: turn.retryAfterMs,
         shouldRetry: false,
       });
     },

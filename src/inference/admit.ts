@@ -21,11 +21,13 @@ export async function admit(
 ): Promise<() => void> {
   const limits = limitsOf(caller);
   if (limits.length === 0) return nothing;
-  const { allowed, answers, retryAfterSeconds, leave } = await limiter.enter(limits);
+  const admission = await limiter.enter(limits);
+  const { allowed, answers, leave } = admission;
   const [own] = answers;
   if (caller.rateLimitRpm !== null && own) tell?.(own);
   if (!allowed) {
-    throw refuse("rate_limit_exceeded", { retryAfter: retryAfterSeconds, shouldRetry: true });
+    const { retryAfterSeconds: retryAfter, retryAfterMs } = admission;
+    throw refuse("rate_limit_exceeded", { retryAfter, retryAfterMs, shouldRetry: true });
   }
   return leave;
 }

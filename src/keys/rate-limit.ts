@@ -14,6 +14,8 @@ export interface RateAnswer {
   remaining: number;
   /** Whole seconds until one more is allowed; 0 where it is now. */
   retryAfterSeconds: number;
+  /** The same in milliseconds, and always less than a minute. */
+  retryAfterMs: number;
   /** Whole seconds until the oldest counted request leaves the window. */
   resetSeconds: number;
 }
@@ -24,6 +26,8 @@ export interface Admission {
   allowed: boolean;
   /** Whole seconds after which all have room again, if nothing else comes; 0 where it is allowed. */
   retryAfterSeconds: number;
+  /** The same in milliseconds, and always less than a minute. */
+  retryAfterMs: number;
   /** What each limit says, in their order. */
   answers: RateAnswer[];
   /** Frees the slots of a request that has ended; again is the same. */
@@ -51,6 +55,11 @@ export interface RateLimiter {
 const COOL_DOWN = SECOND;
 /** Milliseconds that Redis' count of a request may lie behind ours. */
 const SLACK = 100;
+/**
+ * Some clients try again at once rather than wait for a minute or more. At most they come too early
+ * by the slack, and are told so.
+ */
+const LONGEST_WAIT = MINUTE - 1;
 
 interface Settings {
   redis: Redis | undefined;
@@ -126,7 +135,8 @@ export function createRateLimiter({ redis, log }: Settings): RateLimiter {
       if (answers[i]?.allowed === false) refused.set(name, (refused.get(name) ?? 0) + 1);
     }
     const retryAfterSeconds = Math.max(...answers.map((it) => it.retryAfterSeconds));
-    return { allowed: false, retryAfterSeconds, answers, leave: nothing };
+    const retryAfterMs = Math.max(...answers.map((it) => it.retryAfterMs));
+    return { allowed: false, retryAfterSeconds, retryAfterMs, answers, leave: nothing };
   }
 
   async function enter(limits: readonly Limit[]): Promise<Admission> {
@@ -140,7 +150,8 @@ export function createRateLimiter({ redis, log }: Settings): RateLimiter {
 
     local.count(limits, entry, answer ? at : elapsed());
     const answers = limits.map((limit, i) => toAnswer(limit, said[i], 1, 0));
-    return { allowed: true, retryAfterSeconds: 0, answers, leave: leaving(limits, entry) };
+    const leave = leaving(limits, entry);
+    return { allowed: true, retryAfterSeconds: 0, retryAfterMs: 0, answers, leave };
   }
 
   return {
@@ -167,11 +178,14 @@ function toAnswer(
   slack: number,
 ): RateAnswer {
   const allowed = used < limit;
+  // When a slot is free nobody can know
+  const wait = retryMs > 0 ? Math.ceil(retryMs + slack) : SECOND;
   return {
     allowed,
     limit,
     remaining: Math.max(0, limit - used - counted),
-    retryAfterSeconds: allowed ? 0 : Math.max(1, Math.ceil((retryMs + slack) / SECOND)),
+    retryAfterSeconds: allowed ? 0 : Math.ceil(wait / SECOND),
+    retryAfterMs: allowed ? 0 : Math.min(wait, LONGEST_WAIT),
     resetSeconds: Math.max(1, Math.ceil(resetMs / SECOND)),
   };
 }

@@ -54,6 +54,7 @@ const SAFE_HEADERS = new Set([
   "date",
   "keep-alive",
   "retry-after",
+  "retry-after-ms",
   "transfer-encoding",
   "x-accel-buffering",
   "x-request-id",

@@ -195,7 +195,10 @@ describe("a refusal", () => {
         expect(answer.status).toBe(status);
         expect(JSON.parse(text).error.code).toBe(code);
         expect(text + JSON.stringify([...answer.headers])).not.toMatch(UPSTREAM_WORDS);
-        if (status === 429) expect(answer.headers.get("retry-after")).toBe("2");
+        if (status === 429) {
+          expect(answer.headers.get("retry-after")).toBe("2");
+          expect(answer.headers.get("retry-after-ms")).toBe("2000");
+        }
         expect(await recordsOf(id)).toEqual({ open: 0, usage: [] });
       });
     }
@@ -236,7 +239,11 @@ describe("a refusal", () => {
     const second = await post(secret, body);
     expect(second.status).toBe(429);
     expect(await second.json()).toMatchObject({ error: { code: "rate_limit_exceeded" } });
-    expect(Number(second.headers.get("retry-after"))).toBeGreaterThan(50);
+    const seconds = Number(second.headers.get("retry-after"));
+    expect(seconds).toBeGreaterThan(50);
+    const exact = Number(second.headers.get("retry-after-ms"));
+    expect(exact).toBeGreaterThan((seconds - 2) * 1_000);
+    expect(exact).toBeLessThan(60_000);
     expect(second.headers.get("x-ratelimit-limit-requests")).toBe("1");
   });
 

@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { Refusal, refuse } from "../../base/errors.js";
 import type { Log } from "../../base/log.js";
+import { SECOND } from "../../base/time.js";
 import { toAnswer } from "../../db/outage.js";
 
 /** Sends an object as JSON, with the headers that every answer of the plain-HTTP doors has. */
@@ -54,8 +55,12 @@ export function refuseWith(
     return;
   }
   const refusal = toAnswer(error);
-  const { retryAfter, shouldRetry } = refusal.details;
-  if (retryAfter !== undefined) response.setHeader("retry-after", retryAfter);
+  const { retryAfter, retryAfterMs, shouldRetry } = refusal.details;
+  if (retryAfter !== undefined) {
+    response.setHeader("retry-after", retryAfter);
+    // What SDKs look for first
+    response.setHeader("retry-after-ms", retryAfterMs ?? retryAfter * SECOND);
+  }
   if (shouldRetry !== undefined) response.setHeader("x-should-retry", String(shouldRetry));
   const { status, body } = bodyOf(refusal);
   sendJson(response, status, body, requestId);
@@ -92,7 +97,10 @@ export async function readBody(
   if (body !== undefined) return body;
 
   if (request.httpVersionMajor === 1) response.setHeader("connection", "close");
-  throw refuse("request_too_large", { message: `the request body is larger than ${limit} bytes` });
+  throw refuse("request_too_large", {
+    message: `the request body is larger than ${limit} bytes`,
+    shouldRetry: false,
+  });
 }
 
 /**
