@@ -7,7 +7,7 @@ import {
   ScalarType,
   toJson,
 } from "@bufbuild/protobuf";
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { timestampFromDate, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { refuseField } from "../base/errors.js";
 import { SECOND } from "../base/time.js";
 import {
@@ -139,6 +139,7 @@ export function toChunk(payload: string): Chunk {
       };
     }),
     ...usage(chunk.usage),
+    ...stopReason(chunk.stop_reason),
   };
 }
 
@@ -172,6 +173,18 @@ function usage(value: unknown): { usage?: Usage } {
       totalTokens: count(value.total_tokens),
       costUnits: text(value.cost_units) ?? "",
       estimated: value.estimated === true,
+    },
+  };
+}
+
+function stopReason(value: unknown): Pick<Chunk, "stopReason"> {
+  if (!isObject(value)) return {};
+  const resetsAt = text(value.resets_at);
+  return {
+    stopReason: {
+      code: text(value.code) ?? "",
+      message: text(value.message) ?? "",
+      ...(resetsAt !== undefined && { resetsAt: timestampFromDate(new Date(resetsAt)) }),
     },
   };
 }

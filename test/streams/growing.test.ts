@@ -1,6 +1,9 @@
+import { createClient } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { priceOf } from "../../src/base/money.js";
+import { InferenceService } from "../../src/gen/keytoll/v1/inference_pb.js";
 import { changeChildKey } from "../../src/keys/child-keys.js";
 import { setModelPrice } from "../../src/pricing/prices.js";
 import { expectBooksAreRight, setClock } from "../support/books.js";
@@ -197,6 +200,32 @@ describe("a stream whose money ends", () => {
       select used_daily from child_key where id = ${id}`;
     const { paid } = await booksOf(gateway, id);
     expect(row?.used_daily).toBe(paid[0]?.cost);
+  });
+
+  test("says why over RPC too, in the chunk that ends it and in no other", async () => {
+    const { secret } = await gateway.createChild({
+      limitDaily: ceiling(bodyOf({ max_tokens: 4_000 }), 2 * STEP),
+    });
+    upstream.behave(({ response }) => void writesForEver(response, text("word ")));
+    const client = createClient(
+      InferenceService,
+      createConnectTransport({ baseUrl: gateway.url, httpVersion: "1.1" }),
+    );
+    const headers = { authorization: `Bearer ${secret}` };
+    const completion = { model: MODEL, messages: HI, maxTokens: 4_000 };
+    const chunks = [];
+    for await (const chunk of client.streamChatCompletion({ completion }, { headers })) {
+      chunks.push(chunk);
+    }
+    const ends = chunks.filter(({ stopReason }) => stopReason !== undefined);
+    expect(ends.map(({ choices }) => choices[0]?.finishReason)).toEqual(["length"]);
+    expect(ends[0]?.stopReason).toMatchObject({
+      code: "child_key_limit_exceeded",
+      message: "the spend limit of this key is reached",
+    });
+    const tomorrow = Math.floor(Date.now() / 86_400_000 + 1) * 86_400;
+    expect(ends[0]?.stopReason?.resetsAt).toMatchObject({ seconds: BigInt(tomorrow), nanos: 0 });
+    expect(chunks.at(-1)?.usage?.estimated).toBe(true);
   });
 
   test("does so for each of many at once, and together they never spend more than the limit", async () => {

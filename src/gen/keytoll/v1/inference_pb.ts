@@ -12,7 +12,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file keytoll/v1/inference.proto.
  */
 export const file_keytoll_v1_inference: GenFile = /*@__PURE__*/
-  fileDesc("ChprZXl0b2xsL3YxL2luZmVyZW5jZS5wcm90bxIKa2V5dG9sbC52MSK1BAobQ3JlYXRlQ2hhdENvbXBsZXRpb25SZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEikKCG1lc3NhZ2VzGAIgAygLMhcua2V5dG9sbC52MS5DaGF0TWVzc2FnZRIXCgptYXhfdG9rZW5zGAMgASgFSACIAQESGAoLdGVtcGVyYXR1cmUYBCABKAFIAYgBARISCgV0b3BfcBgFIAEoAUgCiAEBEgwKBHN0b3AYBiADKAkSDgoBbhgHIAEoBUgDiAEBEhEKBHNlZWQYCCABKANIBIgBARIdChBwcmVzZW5jZV9wZW5hbHR5GAkgASgBSAWIAQESHgoRZnJlcXVlbmN5X3BlbmFsdHkYCiABKAFIBogBARIfCgV0b29scxgLIAMoCzIQLmtleXRvbGwudjEuVG9vbBIrCgt0b29sX2Nob2ljZRgMIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIwCg9yZXNwb25zZV9mb3JtYXQYDSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhEKBHVzZXIYDiABKAlIB4gBARImCgVleHRyYRgPIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3RCDQoLX21heF90b2tlbnNCDgoMX3RlbXBlcmF0dXJlQggKBl90b3BfcEIECgJfbkIHCgVfc2VlZEITChFfcHJlc2VuY2VfcGVuYWx0eUIUChJfZnJlcXVlbmN5X3BlbmFsdHlCBwoFX3VzZXIijQIKC0NoYXRNZXNzYWdlEgwKBHJvbGUYASABKAkSFAoHY29udGVudBgCIAEoCUgAiAEBEhEKBG5hbWUYAyABKAlIAYgBARIoCgp0b29sX2NhbGxzGAQgAygLMhQua2V5dG9sbC52MS5Ub29sQ2FsbBIZCgx0b29sX2NhbGxfaWQYBSABKAlIAogBARIeChFyZWFzb25pbmdfY29udGVudBgGIAEoCUgDiAEBEiYKBXBhcnRzGAcgAygLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdEIKCghfY29udGVudEIHCgVfbmFtZUIPCg1fdG9vbF9jYWxsX2lkQhQKEl9yZWFzb25pbmdfY29udGVudCJuCghUb29sQ2FsbBIKCgJpZBgBIAEoCRIMCgR0eXBlGAIgASgJEioKCGZ1bmN0aW9uGAMgASgLMhgua2V5dG9sbC52MS5GdW5jdGlvbkNhbGwSEgoFaW5kZXgYBCABKAVIAIgBAUIICgZfaW5kZXgiLwoMRnVuY3Rpb25DYWxsEgwKBG5hbWUYASABKAkSEQoJYXJndW1lbnRzGAIgASgJIkYKBFRvb2wSDAoEdHlwZRgBIAEoCRIwCghmdW5jdGlvbhgCIAEoCzIeLmtleXRvbGwudjEuRnVuY3Rpb25EZWZpbml0aW9uIpkBChJGdW5jdGlvbkRlZmluaXRpb24SDAoEbmFtZRgBIAEoCRIYCgtkZXNjcmlwdGlvbhgCIAEoCUgAiAEBEisKCnBhcmFtZXRlcnMYAyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhMKBnN0cmljdBgEIAEoCEgBiAEBQg4KDF9kZXNjcmlwdGlvbkIJCgdfc3RyaWN0InYKBVVzYWdlEhUKDXByb21wdF90b2tlbnMYASABKAUSGQoRY29tcGxldGlvbl90b2tlbnMYAiABKAUSFAoMdG90YWxfdG9rZW5zGAMgASgFEhIKCmNvc3RfdW5pdHMYBCABKAkSEQoJZXN0aW1hdGVkGAUgASgIIrEBChxDcmVhdGVDaGF0Q29tcGxldGlvblJlc3BvbnNlEgoKAmlkGAEgASgJEg0KBW1vZGVsGAIgASgJEisKB2NyZWF0ZWQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKB2Nob2ljZXMYBCADKAsyFi5rZXl0b2xsLnYxLkNoYXRDaG9pY2USIAoFdXNhZ2UYBSABKAsyES5rZXl0b2xsLnYxLlVzYWdlIocBCgpDaGF0Q2hvaWNlEg0KBWluZGV4GAEgASgFEigKB21lc3NhZ2UYAiABKAsyFy5rZXl0b2xsLnYxLkNoYXRNZXNzYWdlEhUKDWZpbmlzaF9yZWFzb24YAyABKAkSKQoIbG9ncHJvYnMYBCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0IloKG1N0cmVhbUNoYXRDb21wbGV0aW9uUmVxdWVzdBI7Cgpjb21wbGV0aW9uGAEgASgLMicua2V5dG9sbC52MS5DcmVhdGVDaGF0Q29tcGxldGlvblJlcXVlc3QitgEKHFN0cmVhbUNoYXRDb21wbGV0aW9uUmVzcG9uc2USCgoCaWQYASABKAkSDQoFbW9kZWwYAiABKAkSKwoHY3JlYXRlZBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoHY2hvaWNlcxgEIAMoCzIbLmtleXRvbGwudjEuQ2hhdENodW5rQ2hvaWNlEiAKBXVzYWdlGAUgASgLMhEua2V5dG9sbC52MS5Vc2FnZSKhAQoPQ2hhdENodW5rQ2hvaWNlEg0KBWluZGV4GAEgASgFEiYKBWRlbHRhGAIgASgLMhcua2V5dG9sbC52MS5DaGF0TWVzc2FnZRIaCg1maW5pc2hfcmVhc29uGAMgASgJSACIAQESKQoIbG9ncHJvYnMYBCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0QhAKDl9maW5pc2hfcmVhc29uIoYBChZDcmVhdGVFbWJlZGRpbmdSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEg0KBWlucHV0GAIgAygJEhcKCmRpbWVuc2lvbnMYAyABKAVIAIgBARImCgVleHRyYRgEIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3RCDQoLX2RpbWVuc2lvbnMibwoXQ3JlYXRlRW1iZWRkaW5nUmVzcG9uc2USDQoFbW9kZWwYASABKAkSIwoEZGF0YRgCIAMoCzIVLmtleXRvbGwudjEuRW1iZWRkaW5nEiAKBXVzYWdlGAMgASgLMhEua2V5dG9sbC52MS5Vc2FnZSItCglFbWJlZGRpbmcSDQoFaW5kZXgYASABKAUSEQoJZW1iZWRkaW5nGAIgAygCIhMKEUxpc3RNb2RlbHNSZXF1ZXN0IjUKEkxpc3RNb2RlbHNSZXNwb25zZRIfCgRkYXRhGAEgAygLMhEua2V5dG9sbC52MS5Nb2RlbCK4AQoFTW9kZWwSCgoCaWQYASABKAkSKwoHY3JlYXRlZBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIb3duZWRfYnkYAyABKAkSGwoOY29udGV4dF90b2tlbnMYBCABKAVIAIgBARIeChFtYXhfb3V0cHV0X3Rva2VucxgFIAEoBUgBiAEBQhEKD19jb250ZXh0X3Rva2Vuc0IUChJfbWF4X291dHB1dF90b2tlbnMykwMKEEluZmVyZW5jZVNlcnZpY2USaQoUQ3JlYXRlQ2hhdENvbXBsZXRpb24SJy5rZXl0b2xsLnYxLkNyZWF0ZUNoYXRDb21wbGV0aW9uUmVxdWVzdBooLmtleXRvbGwudjEuQ3JlYXRlQ2hhdENvbXBsZXRpb25SZXNwb25zZRJrChRTdHJlYW1DaGF0Q29tcGxldGlvbhInLmtleXRvbGwudjEuU3RyZWFtQ2hhdENvbXBsZXRpb25SZXF1ZXN0Gigua2V5dG9sbC52MS5TdHJlYW1DaGF0Q29tcGxldGlvblJlc3BvbnNlMAESWgoPQ3JlYXRlRW1iZWRkaW5nEiIua2V5dG9sbC52MS5DcmVhdGVFbWJlZGRpbmdSZXF1ZXN0GiMua2V5dG9sbC52MS5DcmVhdGVFbWJlZGRpbmdSZXNwb25zZRJLCgpMaXN0TW9kZWxzEh0ua2V5dG9sbC52MS5MaXN0TW9kZWxzUmVxdWVzdBoeLmtleXRvbGwudjEuTGlzdE1vZGVsc1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("ChprZXl0b2xsL3YxL2luZmVyZW5jZS5wcm90bxIKa2V5dG9sbC52MSK1BAobQ3JlYXRlQ2hhdENvbXBsZXRpb25SZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEikKCG1lc3NhZ2VzGAIgAygLMhcua2V5dG9sbC52MS5DaGF0TWVzc2FnZRIXCgptYXhfdG9rZW5zGAMgASgFSACIAQESGAoLdGVtcGVyYXR1cmUYBCABKAFIAYgBARISCgV0b3BfcBgFIAEoAUgCiAEBEgwKBHN0b3AYBiADKAkSDgoBbhgHIAEoBUgDiAEBEhEKBHNlZWQYCCABKANIBIgBARIdChBwcmVzZW5jZV9wZW5hbHR5GAkgASgBSAWIAQESHgoRZnJlcXVlbmN5X3BlbmFsdHkYCiABKAFIBogBARIfCgV0b29scxgLIAMoCzIQLmtleXRvbGwudjEuVG9vbBIrCgt0b29sX2Nob2ljZRgMIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIwCg9yZXNwb25zZV9mb3JtYXQYDSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhEKBHVzZXIYDiABKAlIB4gBARImCgVleHRyYRgPIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3RCDQoLX21heF90b2tlbnNCDgoMX3RlbXBlcmF0dXJlQggKBl90b3BfcEIECgJfbkIHCgVfc2VlZEITChFfcHJlc2VuY2VfcGVuYWx0eUIUChJfZnJlcXVlbmN5X3BlbmFsdHlCBwoFX3VzZXIijQIKC0NoYXRNZXNzYWdlEgwKBHJvbGUYASABKAkSFAoHY29udGVudBgCIAEoCUgAiAEBEhEKBG5hbWUYAyABKAlIAYgBARIoCgp0b29sX2NhbGxzGAQgAygLMhQua2V5dG9sbC52MS5Ub29sQ2FsbBIZCgx0b29sX2NhbGxfaWQYBSABKAlIAogBARIeChFyZWFzb25pbmdfY29udGVudBgGIAEoCUgDiAEBEiYKBXBhcnRzGAcgAygLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdEIKCghfY29udGVudEIHCgVfbmFtZUIPCg1fdG9vbF9jYWxsX2lkQhQKEl9yZWFzb25pbmdfY29udGVudCJuCghUb29sQ2FsbBIKCgJpZBgBIAEoCRIMCgR0eXBlGAIgASgJEioKCGZ1bmN0aW9uGAMgASgLMhgua2V5dG9sbC52MS5GdW5jdGlvbkNhbGwSEgoFaW5kZXgYBCABKAVIAIgBAUIICgZfaW5kZXgiLwoMRnVuY3Rpb25DYWxsEgwKBG5hbWUYASABKAkSEQoJYXJndW1lbnRzGAIgASgJIkYKBFRvb2wSDAoEdHlwZRgBIAEoCRIwCghmdW5jdGlvbhgCIAEoCzIeLmtleXRvbGwudjEuRnVuY3Rpb25EZWZpbml0aW9uIpkBChJGdW5jdGlvbkRlZmluaXRpb24SDAoEbmFtZRgBIAEoCRIYCgtkZXNjcmlwdGlvbhgCIAEoCUgAiAEBEisKCnBhcmFtZXRlcnMYAyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhMKBnN0cmljdBgEIAEoCEgBiAEBQg4KDF9kZXNjcmlwdGlvbkIJCgdfc3RyaWN0InYKBVVzYWdlEhUKDXByb21wdF90b2tlbnMYASABKAUSGQoRY29tcGxldGlvbl90b2tlbnMYAiABKAUSFAoMdG90YWxfdG9rZW5zGAMgASgFEhIKCmNvc3RfdW5pdHMYBCABKAkSEQoJZXN0aW1hdGVkGAUgASgIIrEBChxDcmVhdGVDaGF0Q29tcGxldGlvblJlc3BvbnNlEgoKAmlkGAEgASgJEg0KBW1vZGVsGAIgASgJEisKB2NyZWF0ZWQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKB2Nob2ljZXMYBCADKAsyFi5rZXl0b2xsLnYxLkNoYXRDaG9pY2USIAoFdXNhZ2UYBSABKAsyES5rZXl0b2xsLnYxLlVzYWdlIocBCgpDaGF0Q2hvaWNlEg0KBWluZGV4GAEgASgFEigKB21lc3NhZ2UYAiABKAsyFy5rZXl0b2xsLnYxLkNoYXRNZXNzYWdlEhUKDWZpbmlzaF9yZWFzb24YAyABKAkSKQoIbG9ncHJvYnMYBCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0IloKG1N0cmVhbUNoYXRDb21wbGV0aW9uUmVxdWVzdBI7Cgpjb21wbGV0aW9uGAEgASgLMicua2V5dG9sbC52MS5DcmVhdGVDaGF0Q29tcGxldGlvblJlcXVlc3Qi4wEKHFN0cmVhbUNoYXRDb21wbGV0aW9uUmVzcG9uc2USCgoCaWQYASABKAkSDQoFbW9kZWwYAiABKAkSKwoHY3JlYXRlZBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoHY2hvaWNlcxgEIAMoCzIbLmtleXRvbGwudjEuQ2hhdENodW5rQ2hvaWNlEiAKBXVzYWdlGAUgASgLMhEua2V5dG9sbC52MS5Vc2FnZRIrCgtzdG9wX3JlYXNvbhgGIAEoCzIWLmtleXRvbGwudjEuU3RvcFJlYXNvbiJaCgpTdG9wUmVhc29uEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCRItCglyZXNldHNfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIqEBCg9DaGF0Q2h1bmtDaG9pY2USDQoFaW5kZXgYASABKAUSJgoFZGVsdGEYAiABKAsyFy5rZXl0b2xsLnYxLkNoYXRNZXNzYWdlEhoKDWZpbmlzaF9yZWFzb24YAyABKAlIAIgBARIpCghsb2dwcm9icxgEIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3RCEAoOX2ZpbmlzaF9yZWFzb24ihgEKFkNyZWF0ZUVtYmVkZGluZ1JlcXVlc3QSDQoFbW9kZWwYASABKAkSDQoFaW5wdXQYAiADKAkSFwoKZGltZW5zaW9ucxgDIAEoBUgAiAEBEiYKBWV4dHJhGAQgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdEINCgtfZGltZW5zaW9ucyJvChdDcmVhdGVFbWJlZGRpbmdSZXNwb25zZRINCgVtb2RlbBgBIAEoCRIjCgRkYXRhGAIgAygLMhUua2V5dG9sbC52MS5FbWJlZGRpbmcSIAoFdXNhZ2UYAyABKAsyES5rZXl0b2xsLnYxLlVzYWdlIi0KCUVtYmVkZGluZxINCgVpbmRleBgBIAEoBRIRCgllbWJlZGRpbmcYAiADKAIiEwoRTGlzdE1vZGVsc1JlcXVlc3QiNQoSTGlzdE1vZGVsc1Jlc3BvbnNlEh8KBGRhdGEYASADKAsyES5rZXl0b2xsLnYxLk1vZGVsIrgBCgVNb2RlbBIKCgJpZBgBIAEoCRIrCgdjcmVhdGVkGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghvd25lZF9ieRgDIAEoCRIbCg5jb250ZXh0X3Rva2VucxgEIAEoBUgAiAEBEh4KEW1heF9vdXRwdXRfdG9rZW5zGAUgASgFSAGIAQFCEQoPX2NvbnRleHRfdG9rZW5zQhQKEl9tYXhfb3V0cHV0X3Rva2VuczKTAwoQSW5mZXJlbmNlU2VydmljZRJpChRDcmVhdGVDaGF0Q29tcGxldGlvbhInLmtleXRvbGwudjEuQ3JlYXRlQ2hhdENvbXBsZXRpb25SZXF1ZXN0Gigua2V5dG9sbC52MS5DcmVhdGVDaGF0Q29tcGxldGlvblJlc3BvbnNlEmsKFFN0cmVhbUNoYXRDb21wbGV0aW9uEicua2V5dG9sbC52MS5TdHJlYW1DaGF0Q29tcGxldGlvblJlcXVlc3QaKC5rZXl0b2xsLnYxLlN0cmVhbUNoYXRDb21wbGV0aW9uUmVzcG9uc2UwARJaCg9DcmVhdGVFbWJlZGRpbmcSIi5rZXl0b2xsLnYxLkNyZWF0ZUVtYmVkZGluZ1JlcXVlc3QaIy5rZXl0b2xsLnYxLkNyZWF0ZUVtYmVkZGluZ1Jlc3BvbnNlEksKCkxpc3RNb2RlbHMSHS5rZXl0b2xsLnYxLkxpc3RNb2RlbHNSZXF1ZXN0Gh4ua2V5dG9sbC52MS5MaXN0TW9kZWxzUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * @generated from message keytoll.v1.CreateChatCompletionRequest
@@ -531,6 +531,13 @@ export type StreamChatCompletionResponse = Message<"keytoll.v1.StreamChatComplet
    * @generated from field: keytoll.v1.Usage usage = 5;
    */
   usage?: Usage | undefined;
+
+  /**
+   * Why the answers end here with "length", where it was not their length; in that chunk only.
+   *
+   * @generated from field: keytoll.v1.StopReason stop_reason = 6;
+   */
+  stopReason?: StopReason | undefined;
 };
 
 /**
@@ -539,6 +546,41 @@ export type StreamChatCompletionResponse = Message<"keytoll.v1.StreamChatComplet
  */
 export const StreamChatCompletionResponseSchema: GenMessage<StreamChatCompletionResponse> = /*@__PURE__*/
   messageDesc(file_keytoll_v1_inference, 10);
+
+/**
+ * Why a stream was ended before its answers were whole: what holds for a new request too.
+ *
+ * @generated from message keytoll.v1.StopReason
+ */
+export type StopReason = Message<"keytoll.v1.StopReason"> & {
+  /**
+   * The reason of a refusal, in lower case: "child_key_limit_exceeded", "insufficient_balance" ...
+   *
+   * @generated from field: string code = 1;
+   */
+  code: string;
+
+  /**
+   * The same for people.
+   *
+   * @generated from field: string message = 2;
+   */
+  message: string;
+
+  /**
+   * When the limit that was reached begins anew; absent for one that never does.
+   *
+   * @generated from field: google.protobuf.Timestamp resets_at = 3;
+   */
+  resetsAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytoll.v1.StopReason.
+ * Use `create(StopReasonSchema)` to create a new message.
+ */
+export const StopReasonSchema: GenMessage<StopReason> = /*@__PURE__*/
+  messageDesc(file_keytoll_v1_inference, 11);
 
 /**
  * A piece of one answer.
@@ -580,7 +622,7 @@ export type ChatChunkChoice = Message<"keytoll.v1.ChatChunkChoice"> & {
  * Use `create(ChatChunkChoiceSchema)` to create a new message.
  */
 export const ChatChunkChoiceSchema: GenMessage<ChatChunkChoice> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_inference, 11);
+  messageDesc(file_keytoll_v1_inference, 12);
 
 /**
  * @generated from message keytoll.v1.CreateEmbeddingRequest
@@ -620,7 +662,7 @@ export type CreateEmbeddingRequest = Message<"keytoll.v1.CreateEmbeddingRequest"
  * Use `create(CreateEmbeddingRequestSchema)` to create a new message.
  */
 export const CreateEmbeddingRequestSchema: GenMessage<CreateEmbeddingRequest> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_inference, 12);
+  messageDesc(file_keytoll_v1_inference, 13);
 
 /**
  * @generated from message keytoll.v1.CreateEmbeddingResponse
@@ -653,7 +695,7 @@ export type CreateEmbeddingResponse = Message<"keytoll.v1.CreateEmbeddingRespons
  * Use `create(CreateEmbeddingResponseSchema)` to create a new message.
  */
 export const CreateEmbeddingResponseSchema: GenMessage<CreateEmbeddingResponse> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_inference, 13);
+  messageDesc(file_keytoll_v1_inference, 14);
 
 /**
  * A text as a vector.
@@ -681,7 +723,7 @@ export type Embedding = Message<"keytoll.v1.Embedding"> & {
  * Use `create(EmbeddingSchema)` to create a new message.
  */
 export const EmbeddingSchema: GenMessage<Embedding> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_inference, 14);
+  messageDesc(file_keytoll_v1_inference, 15);
 
 /**
  * @generated from message keytoll.v1.ListModelsRequest
@@ -694,7 +736,7 @@ export type ListModelsRequest = Message<"keytoll.v1.ListModelsRequest"> & {
  * Use `create(ListModelsRequestSchema)` to create a new message.
  */
 export const ListModelsRequestSchema: GenMessage<ListModelsRequest> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_inference, 15);
+  messageDesc(file_keytoll_v1_inference, 16);
 
 /**
  * @generated from message keytoll.v1.ListModelsResponse
@@ -713,7 +755,7 @@ export type ListModelsResponse = Message<"keytoll.v1.ListModelsResponse"> & {
  * Use `create(ListModelsResponseSchema)` to create a new message.
  */
 export const ListModelsResponseSchema: GenMessage<ListModelsResponse> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_inference, 16);
+  messageDesc(file_keytoll_v1_inference, 17);
 
 /**
  * A model that can be paid for.
@@ -762,7 +804,7 @@ export type Model = Message<"keytoll.v1.Model"> & {
  * Use `create(ModelSchema)` to create a new message.
  */
 export const ModelSchema: GenMessage<Model> = /*@__PURE__*/
-  messageDesc(file_keytoll_v1_inference, 17);
+  messageDesc(file_keytoll_v1_inference, 18);
 
 /**
  * Paid inference. Authorization: a `gc-` key. Each call is held before and captured after; it is the same service that the
