@@ -39,7 +39,7 @@ export interface Words {
   /** @throws invalid_request_error by the name of a query's parameter */
   models(models: Model[], query: URLSearchParams): object;
   refusal(refusal: Refusal): { status: number; body: object };
-  stream: StreamWords;
+  stream(asked: ChatRequest): StreamWords;
 }
 
 /**
@@ -138,7 +138,7 @@ const chat: Serve<Spoken> = admitted(tellOpenAi, async ({ inference, log }, visi
     return sendText(response, await completeFor(inference, asking, words.chat, asked), requestId);
   }
   const events = streamFor(inference, asking, words.chat, asked);
-  await sendEvents(events, { response, words: words.stream, requestId, log });
+  await sendEvents(events, { response, words: words.stream(asked), requestId, log });
 });
 
 const embeddings: Serve = admitted(tellOpenAi, async ({ inference }, visit, caller) => {
@@ -150,7 +150,7 @@ const embeddings: Serve = admitted(tellOpenAi, async ({ inference }, visit, call
 
 const models: Serve<Spoken> = async ({ inference }, visit, caller) => {
   const { request, response, requestId, words } = visit;
-  const body = words.models(await inference.models(caller), queryOf(request));
+  const body = words.models(await inference.models(caller, "openai"), queryOf(request));
   sendJson(response, 200, body, requestId);
 };
 
@@ -158,7 +158,8 @@ const model =
   (name: string): Serve<Spoken> =>
   async ({ inference }, { response, requestId, words }, caller) => {
     const id = decoded(name);
-    const found = (await inference.models(caller)).find((each) => each.id === id);
+    const served = await inference.models(caller, "openai");
+    const found = served.find((each) => each.id === id);
     if (!found) throw refuse("model_not_found");
     sendJson(response, 200, words.model(found), requestId);
   };
@@ -184,7 +185,7 @@ const OPENAI: Words = {
   model: modelBody,
   models: (all) => ({ object: "list", data: all.map(modelBody) }),
   refusal: errorAnswer,
-  stream: OPENAI_WORDS,
+  stream: () => OPENAI_WORDS,
 };
 
 /** What stands behind the path. */

@@ -1,5 +1,6 @@
 import { refuseField } from "../base/errors.js";
 import { showAmount, type Unit } from "../base/unit.js";
+import { newAnswerId } from "../inference/answer-id.js";
 import { CHAT } from "../inference/chat.js";
 import type { StopReason } from "../inference/chunks.js";
 import type { Kind } from "../inference/kind.js";
@@ -28,7 +29,8 @@ export function readOpenRouterChat(raw: Buffer): ChatRequest {
   const body = parseBody(raw);
   // The answer to an idempotency key is kept in its dialect: in another one it is another request
   const asked = readChatRequest(plain(body), raw.length, fingerprintOf(raw) ^ 1n);
-  return { ...asked, includeUsage: asked.stream && !isDeclined(body) && "last" };
+  if (!asked.stream) return asked;
+  return { ...asked, includeUsage: !isDeclined(body) && "last", answerId: newAnswerId() };
 }
 
 const isDeclined = ({ usage, stream_options: options }: Json): boolean =>

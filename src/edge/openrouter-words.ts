@@ -1,7 +1,7 @@
 import type { Refusal } from "../base/errors.js";
 import { now, SECOND } from "../base/time.js";
 import type { Unit } from "../base/unit.js";
-import { newAnswerId } from "../inference/answer-id.js";
+import type { ChatRequest } from "../inference/parameters.js";
 import type { Words } from "./openai.js";
 import { OPENAI_WORDS } from "./openai-stream.js";
 import { openRouterChat, readOpenRouterChat } from "./openrouter-chat.js";
@@ -15,16 +15,19 @@ export const openRouterWords = (unit: Unit): Words => ({
   model: (model) => openRouterModel(model, unit),
   models: (all, query) => openRouterModels(all, query, unit),
   refusal: openRouterRefusal,
-  stream: { heartbeat: OPENAI_WORDS.heartbeat, error: broken },
+  stream: (asked) => ({
+    heartbeat: OPENAI_WORDS.heartbeat,
+    error: (refusal) => broken(asked, refusal),
+  }),
 });
 
 /** A chunk that says of its answer that it ended in an error. */
-function broken(refusal: Refusal): string {
+function broken({ answerId, model }: ChatRequest, refusal: Refusal): string {
   const chunk = {
-    id: newAnswerId(),
+    id: answerId,
     object: "chat.completion.chunk",
     created: Math.floor(now() / SECOND),
-    model: "",
+    model,
     choices: [{ index: 0, delta: { role: "assistant", content: "" }, finish_reason: "error" }],
     error: openRouterError(refusal),
   };

@@ -25,9 +25,9 @@ export const CHAT: Kind<ChatRequest> = {
     choices: (answer.choices as unknown[]).map(shownChoice),
     usage: usageBody(bill, answer.usage),
   }),
-  reader({ model, n, includeUsage, passed }, meter) {
+  reader({ model, n, includeUsage, passed, answerId: id = newAnswerId() }, meter) {
     const logprobs = Boolean(passed.logprobs ?? passed.top_logprobs);
-    return createChunkReader({ id: newAnswerId(), model, n, includeUsage, logprobs }, meter);
+    return createChunkReader({ id, model, n, includeUsage, logprobs }, meter);
   },
 };
 

@@ -64,8 +64,12 @@ export interface Inference {
   ): Promise<EventStream>;
   /** Whether a model is served in these words, by the name that a caller asks for. */
   speaks(payer: Pick<Payer, "account">, model: string, dialect: Dialect): Promise<boolean>;
-  /** The models that a key may use, by the names that its owner's clients see. */
-  models(payer: Pick<Payer, "account" | "models">): Promise<Model[]>;
+  /**
+   * The models that a key may use, by the names that its owner's clients see.
+   *
+   * @param dialect for doors that know no other: only those that are served in these words
+   */
+  models(payer: Pick<Payer, "account" | "models">, dialect?: Dialect): Promise<Model[]>;
   /** The models of a key's list by the names that its holder may know; null: all. */
   namesOnList(payer: Pick<Payer, "account" | "models">): Promise<string[] | null>;
   /** Stops the timer that keeps holds alive. Requests must have ended. */
@@ -87,7 +91,7 @@ export function createInference(deps: InferenceDeps): Inference {
       const model = (await aliases.of(account)).modelOf(asked);
       return model !== undefined && upstreams.route(model, dialect) !== undefined;
     },
-    models: (payer) => listModels(deps, payer),
+    models: (payer, dialect) => listModels(deps, payer, dialect),
     namesOnList: (payer) => namesOnList(deps, payer),
     close: () => keeper.close(),
   };

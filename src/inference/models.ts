@@ -1,4 +1,5 @@
 import type { TokenPrice } from "../base/money.js";
+import type { Dialect } from "./kind.js";
 import { mayUse, type Payer, type Paying } from "./payment.js";
 
 /** A model that can be paid for. */
@@ -31,14 +32,17 @@ export async function namesOnList(
 /**
  * The models that are priced, enabled, served and on the key's list, by the names that they are
  * asked for.
+ *
+ * @param dialect only those that are served in these words
  */
 export async function listModels(
   { prices, aliases, upstreams }: Pick<Paying, "prices" | "aliases" | "upstreams">,
   payer: Pick<Payer, "account" | "models">,
+  dialect?: Dialect,
 ): Promise<Model[]> {
   const [priced, names] = await Promise.all([prices.list(), aliases.of(payer.account)]);
   return priced
-    .filter(({ enabled, model }) => enabled && upstreams.serves(model))
+    .filter(({ enabled, model }) => enabled && upstreams.serves(model, dialect))
     .flatMap(({ model, since, contextTokens, maxOutputTokens, imageTokens, ...price }) =>
       names
         .namesOf(model)

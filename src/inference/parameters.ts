@@ -10,6 +10,8 @@ export interface ChatRequest extends Asked {
   stream: boolean;
   /** Whether the caller wants the usage at the end of its stream, or nowhere else than there. */
   includeUsage: boolean | "last";
+  /** Of its answer, where something beside the answer must name it too; else a new one. */
+  answerId?: string;
 }
 
 const MAX_N = 5;

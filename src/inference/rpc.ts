@@ -62,7 +62,7 @@ export const inferenceHandlers = ({ inference, limiter, requireChild }: Inferenc
   },
 
   async listModels(_: ListModelsRequest, call: InferenceCall) {
-    const models = await inference.models(await requireChild(call));
+    const models = await inference.models(await requireChild(call), "openai");
     return {
       data: models.map(({ id, since, contextTokens, maxOutputTokens }) => ({
         id,

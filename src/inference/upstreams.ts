@@ -10,8 +10,8 @@ import type { UpstreamSpec } from "./upstream.js";
 export interface Upstreams {
   /** The way to who serves a model in these words. Undefined where nobody does. */
   route(model: string, dialect: Dialect): Route | undefined;
-  /** Whether anybody serves a model, in whichever words. */
-  serves(model: string): boolean;
+  /** Whether anybody serves a model in these words; without them, in whichever. */
+  serves(model: string, dialect?: Dialect): boolean;
   /** For the operator: how each upstream stands, in the order of the configuration. */
   standing(): UpstreamStanding[];
   close(): Promise<void>;
@@ -50,7 +50,10 @@ export function createUpstreams(specs: readonly UpstreamSpec[], log: Log): Upstr
   };
   return {
     route: (model, dialect) => routes[dialect](model),
-    serves: (model) => named.has(model) || specs.some(({ models }) => models === null),
+    serves: (model, dialect) =>
+      dialect === undefined
+        ? named.has(model) || specs.some(({ models }) => models === null)
+        : routes[dialect](model) !== undefined,
     standing: () => members.map(standingOf),
     async close() {
       await Promise.all(members.map(({ upstream }) => upstream.close()));

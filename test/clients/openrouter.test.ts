@@ -264,6 +264,8 @@ describe("@openrouter/sdk is told the truth of what cannot be", () => {
       choices: [{ finishReason: "error" }],
     });
     expect(chunks.length).toBeGreaterThan(2);
+    expect(new Set(chunks.map(({ id }) => id)).size).toBe(1);
+    expect(new Set(chunks.map(({ model }) => model))).toEqual(new Set(["demo/cut"]));
     cells["broken stream"] = "ok";
   });
 

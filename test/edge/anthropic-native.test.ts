@@ -191,6 +191,30 @@ describe("an upstream that speaks Anthropic's dialect", () => {
     }
   });
 
+  test("has its models listed where they can be asked for, and nowhere else", async () => {
+    const { secret } = await gateway.createChild();
+    const headers = { authorization: `Bearer ${secret}` };
+    const listed = async (prefix: string, more: Record<string, string>) => {
+      const at = `${gateway.url}${prefix}/v1/models`;
+      const all = await fetch(at, { headers: { ...headers, ...more } });
+      const { data } = (await all.json()) as { data: { id: string }[] };
+      const one = await fetch(`${at}/plain`, { headers: { ...headers, ...more } });
+      const ids = data.map(({ id }) => id);
+      return [ids.includes("plain"), ids.includes("demo/fast"), one.status];
+    };
+    const anthropic = { "anthropic-version": "2023-06-01" };
+    expect(await listed("", anthropic)).toEqual([true, true, 200]);
+    expect(await listed("", {})).toEqual([false, true, 404]);
+    expect(await listed("/api", {})).toEqual([false, true, 404]);
+    const rpc = await fetch(`${gateway.url}/keytoll.v1.InferenceService/ListModels`, {
+      ...{ method: "POST", body: "{}" },
+      headers: { ...headers, "content-type": "application/json" },
+    });
+    const { data } = (await rpc.json()) as { data: { id: string }[] };
+    expect(data.map(({ id }) => id)).toContain("demo/fast");
+    expect(data.map(({ id }) => id)).not.toContain("plain");
+  });
+
   test("leaves models of other upstreams to be asked in their own words", async () => {
     const { secret } = await gateway.createChild();
     const before = upstream.asked.length;

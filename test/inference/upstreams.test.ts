@@ -104,7 +104,15 @@ test("an upstream is asked in its own dialect only, with the key where that dial
     { url: b.url, key: "key-b" },
   );
   expect(await asking(upstreams, { model: "m1" })).toBe("no route");
-  expect(upstreams.serves("m1")).toBe(true);
+  const served = (model: string) => [
+    upstreams.serves(model),
+    upstreams.serves(model, "openai"),
+    upstreams.serves(model, "anthropic"),
+  ];
+  expect([served("m1"), served("m2")]).toEqual([
+    [true, false, true],
+    [true, true, false],
+  ]);
   expect(await asking(upstreams, { model: "m1", dialect: "anthropic" })).toBe("a 200");
   expect(await asking(upstreams, { model: "m2", dialect: "anthropic" })).toBe("no route");
   expect(await asking(upstreams, { model: "m2" })).toBe("b 200");
