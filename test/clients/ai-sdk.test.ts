@@ -32,6 +32,9 @@ const client: ForeignClient = {
   route: "POST /v1/chat/completions",
   waits: true,
   believes: false,
+  // It takes every 409 for one that passes
+  repeats: [409],
+  slowness: 2_000,
   async embed(secret, values) {
     const model = providerOf(secret).embeddingModel("demo/embedding");
     return (await embedMany({ model, values })).embeddings;

@@ -28,6 +28,7 @@ describe.skipIf(python === undefined)("the Python package", () => {
     route: "POST /v1/messages",
     waits: true,
     believes: true,
+    repeats: [],
     models: (secret) => act("models", secret),
     chat: (secret, model) => act("chat", secret, { model }),
     stream: (secret, model, leaveAfter) =>

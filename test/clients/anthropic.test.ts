@@ -17,6 +17,7 @@ const client: ForeignClient = {
   route: "POST /v1/messages",
   waits: true,
   believes: true,
+  repeats: [],
   async models(secret) {
     const ids: string[] = [];
     for await (const { id } of clientOf(secret).models.list()) ids.push(id);

@@ -13,6 +13,8 @@ const client: ForeignClient = {
   route: "POST /v1/chat/completions",
   waits: false,
   believes: false,
+  // It gives up on a list of statuses that this one is not on
+  repeats: [413],
   async embed(apiKey, texts) {
     const asked = { apiKey, model: "demo/embedding", configuration: configuration() };
     return await new OpenAIEmbeddings(asked).embedDocuments(texts);

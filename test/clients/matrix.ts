@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { type ClientWorld, printRow, startClientWorld } from "./world.js";
@@ -22,6 +23,10 @@ export interface ForeignClient {
   waits: boolean;
   /** Whether it believes `x-should-retry`. */
   believes: boolean;
+  /** Definite refusals after which it asks again nonetheless, as it has no means to be told. */
+  repeats: readonly number[];
+  /** Milliseconds after which it tries again by its own clock, where it is slower than most. */
+  slowness?: number;
 }
 
 export const WEATHER = {
@@ -31,6 +36,9 @@ export const WEATHER = {
 } as const;
 /** How long a client that is told to wait is watched. */
 const WATCHED_MS = 1_500;
+const WAITING = { timeout: 20_000, interval: 10 };
+/** Bytes; no door takes more than 10 MiB. */
+const TOO_LARGE = 10 * 1024 * 1024;
 
 /**
  * Tries all that a client does against a gateway, counts its requests, and checks the books at the
@@ -112,6 +120,27 @@ export function tryClient(client: ForeignClient, start: () => ClientWorld): void
     });
   });
 
+  describe(`${name} is told once, if it listens, that it must not ask again`, () => {
+    test.each([409])("%i", async (status) => {
+      const { proxy, secrets } = world();
+      proxy.giveKey(randomUUID());
+      if (status === 409) await client.chat(secrets.good, "demo/fast");
+      const model = status === 409 ? "demo/slow" : "m".repeat(TOO_LARGE);
+      forget();
+      const leaving = new AbortController();
+      const answer = client.chat(secrets.good, model, leaving.signal).catch(client.statusOf);
+      const repeats = client.repeats.includes(status);
+      if (repeats) await vi.waitFor(() => expect(seen().length).toBe(2), WAITING);
+      else expect(await answer).toBe(status);
+      leaving.abort();
+      proxy.giveKey(undefined);
+      expect(seen()[0]).toBe(status);
+      expect(seen().length).toBe(repeats ? 2 : 1);
+      expect(proxy.seen[0]?.shouldRetry).toBe("false");
+      row[status] = repeats ? "asks again, unheeding" : "1 request";
+    });
+  });
+
   test(`${name} waits where too many were asked in a minute, and hammers nobody`, async () => {
     const { hurried } = world().secrets;
     forget();
@@ -120,11 +149,12 @@ export function tryClient(client: ForeignClient, start: () => ClientWorld): void
     // Some clients wait to the end before they look whether they are still wanted
     client.chat(hurried, "demo/fast", leaving.signal).catch(() => {});
     await vi.waitFor(() => expect(seen()).toContain(429), { timeout: 20_000, interval: 10 });
-    await once(AbortSignal.timeout(WATCHED_MS), "abort");
+    const watched = (client.slowness ?? 0) + WATCHED_MS;
+    await once(AbortSignal.timeout(watched), "abort");
     leaving.abort();
     expect(seen().slice(0, 2)).toEqual([200, 429]);
     expect(seen().length).toBeLessThanOrEqual(client.waits ? 2 : 3);
-    row["429 ours"] = `${seen().length - 1} request in ${WATCHED_MS / 1_000} s`;
+    row["429 ours"] = `${seen().length - 1} request in ${watched / 1_000} s`;
   });
 
   test(`${name} gets its answer from a model that was busy at first`, async () => {

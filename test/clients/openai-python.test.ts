@@ -28,6 +28,7 @@ describe.skipIf(python === undefined)("the Python package", () => {
     route: "POST /v1/chat/completions",
     waits: true,
     believes: true,
+    repeats: [],
     models: (secret) => act("models", secret),
     embed: (secret, texts) => act("embed", secret, { texts }),
     chat: (secret, model) => act("chat", secret, { model }),

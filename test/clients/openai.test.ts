@@ -11,6 +11,7 @@ const client: ForeignClient = {
   route: "POST /v1/chat/completions",
   waits: true,
   believes: true,
+  repeats: [],
   async models(secret) {
     const ids: string[] = [];
     for await (const { id } of clientOf(secret).models.list()) ids.push(id);

@@ -17,15 +17,22 @@ export interface Seen {
   route: string;
   /** 0 while there is no answer, and where its caller hung up before. */
   status: number;
+  /** What the answer says in `x-should-retry`. */
+  shouldRetry: string | undefined;
 }
 
-/** A proxy in front of a gateway that changes nothing, and counts what clients really ask. */
+/**
+ * A proxy in front of a gateway that counts what clients really ask. It changes nothing, unless it
+ * is told to give every request an idempotency key.
+ */
 export interface CountingProxy {
   url: string;
   seen: Seen[];
   /** Statuses of one route so far, oldest first. */
   statuses(route: string): number[];
   forget(): void;
+  /** The idempotency key that requests get from now on; undefined: none. */
+  giveKey(key: string | undefined): void;
   close(): Promise<void>;
 }
 
@@ -82,11 +89,15 @@ async function expectBooks({ sql }: TestGateway): Promise<void> {
 /** @param target base URL of a gateway */
 export async function startCountingProxy(target: string): Promise<CountingProxy> {
   const seen: Seen[] = [];
+  let given: string | undefined;
   const server = createServer((request, response) => {
-    const one = { route: `${request.method} ${request.url?.split("?")[0]}`, status: 0 };
+    const route = `${request.method} ${request.url?.split("?")[0]}`;
+    const one: Seen = { route, status: 0, shouldRetry: undefined };
     seen.push(one);
-    pass(target, request, response, (status) => {
-      one.status = status;
+    if (given !== undefined) request.headers["idempotency-key"] = given;
+    pass(target, request, response, ({ statusCode = 0, headers }) => {
+      one.status = statusCode;
+      one.shouldRetry = headers["x-should-retry"]?.toString();
     });
   });
   server.listen(0, "127.0.0.1");
@@ -97,6 +108,9 @@ export async function startCountingProxy(target: string): Promise<CountingProxy>
     seen,
     statuses: (route) => seen.flatMap((it) => (it.route === route ? it.status : [])),
     forget: () => void seen.splice(0),
+    giveKey(key) {
+      given = key;
+    },
     async close() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));
@@ -109,11 +123,11 @@ function pass(
   target: string,
   request: IncomingMessage,
   response: ServerResponse,
-  answered: (status: number) => void,
+  answered: (answer: IncomingMessage) => void,
 ): void {
   const { method, url, headers } = request;
   const there = openRequest(new URL(url ?? "/", target), { method, headers }, (answer) => {
-    answered(answer.statusCode ?? 0);
+    answered(answer);
     response.writeHead(answer.statusCode ?? 0, answer.statusMessage, answer.rawHeaders);
     answer.pipe(response);
     answer.on("aborted", () => response.destroy());
