@@ -117,6 +117,7 @@ test("a created key is flat: the resource's fields beside its secret", async () 
     access: "read_only",
     expires_at: null,
     created_at: null,
+    cost_fields: null,
   });
 });
 
