@@ -155,7 +155,7 @@ const GATEWAY = `
 
 /** @param fileBlocks KiB that a file may have: what is beyond is refused as by a full disk */
 async function aGatewayProcess(fileBlocks = "unlimited") {
-  const script = join(dataDir, "gateway.mts");
+  const script = join(dataDir, "gateway.mjs");
   writeFileSync(script, GATEWAY);
   const files = ["holds/delivery/spool", "base/log"].map((name) => join(SOURCES, `${name}.ts`));
   const args = [process.execPath, ...nodeArgs(script), ...files, dataDir];
