@@ -45,6 +45,10 @@ export interface Keyring {
  * change. Status, expiry and grace are judged by the clock at each use; what is spent is decided by
  * authorize alone, which reads the rows again. Unknown secrets are never cached.
  *
+ * A secret that is known and refused is answered sooner than an unknown one. That tells nobody
+ * anything: to ask, one must hold the whole secret, and who holds it knows that it was issued. A
+ * guess is a look-up by its keyed hash, which takes as long however near it comes.
+ *
  * @param secrets  peppers, newest first
  * @param defaults what an account may send for which the operator has set nothing else
  */

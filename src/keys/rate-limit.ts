@@ -98,6 +98,7 @@ export function createRateLimiter({ redis, log }: Settings): RateLimiter {
   const staying = shared && setInterval(() => failing || stayAll().catch(failed), SLOT_LIFE / 3);
   staying?.unref();
 
+  /** Undefined where it is not asked; null where it fails, and may yet read what it was asked. */
   async function askRedis(limits: readonly Limit[], entry: Entry) {
     if (!shared) return undefined;
     if (failing) {
@@ -115,16 +116,17 @@ export function createRateLimiter({ redis, log }: Settings): RateLimiter {
       return answer;
     } catch (error) {
       failed(error);
-      return undefined;
+      return null;
     }
   }
 
-  function leaving(limits: readonly Limit[], entry: Entry): () => void {
+  function leaving(limits: readonly Limit[], entry: Entry, asked: boolean): () => void {
     const slots = limits.filter(({ kind }) => kind === "slots");
     return () => {
       for (const { key } of slots.splice(0)) {
         local.leave(key, entry);
-        shared?.leave(key, entry);
+        // What a stopped Redis never heard of need not pile up on its line
+        if (asked || !failing) shared?.leave(key, entry);
       }
     };
   }
@@ -150,7 +152,7 @@ export function createRateLimiter({ redis, log }: Settings): RateLimiter {
 
     local.count(limits, entry, answer ? at : elapsed());
     const answers = limits.map((limit, i) => toAnswer(limit, said[i], 1, 0));
-    const leave = leaving(limits, entry);
+    const leave = leaving(limits, entry, answer !== undefined);
     return { allowed: true, retryAfterSeconds: 0, retryAfterMs: 0, answers, leave };
   }
 

@@ -118,6 +118,32 @@ describe.each(DOORS)("%s refuses by itself, and goes on,", (route, bearer) => {
   });
 });
 
+const PLAIN = DOORS.filter(([route]) => !route.includes("keytoll.v1"));
+
+describe.each([...PLAIN, ["POST /v1/messages/count_tokens", () => gc] as const])(
+  "%s reads no packed body",
+  (route, bearer) => {
+    test.each(["gzip", "deflate", "br", "GZIP", "identity, gzip"])("%s", async (coding) => {
+      const { status, json, headers } = await gateway.rest(route, {
+        ...{ bearer: bearer(), body: '{"model":"demo/fast"}' },
+        headers: { ...JSON_TYPE, "content-encoding": coding },
+      });
+      expect(status).toBe(400);
+      const { error } = json as { error: { message: string; param?: string } };
+      expect(error.message).toBe("content-encoding: send the body as it is, not packed");
+      expect(headers.get("connection")).toBe("close");
+    });
+  },
+);
+
+test("a body that says it is not packed is read", async () => {
+  const body = { model: "demo/fast", max_tokens: 2, messages: [{ role: "user", content: "hi" }] };
+  const { status } = await gateway.rest("POST /v1/chat/completions", {
+    ...{ bearer: gc, body, headers: { "content-encoding": "identity" } },
+  });
+  expect(status).toBe(200);
+});
+
 describe("a token that we did not sign as it stands", () => {
   const key = createHmac("sha256", SECRET).update("owner token").digest();
   const soon = () => Math.floor(Date.now() / 1_000) + 600;

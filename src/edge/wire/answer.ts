@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { Refusal, refuse } from "../../base/errors.js";
+import { Refusal, refuse, refuseField } from "../../base/errors.js";
 import type { Log } from "../../base/log.js";
 import { SECOND } from "../../base/time.js";
 import { toAnswer } from "../../db/outage.js";
@@ -82,25 +82,37 @@ function errorBody({ reason, message, meaning, details }: Refusal): Record<strin
 }
 
 /**
- * Reads a whole body. Where it is too large, the connection closes after the answer: the rest of it
- * is never read.
+ * Reads a whole body. Where it is too large or packed, the connection closes after the answer: the
+ * rest of it is never read. Nothing is unpacked: no client of these doors packs what it sends, and
+ * what a body grows to would be the caller's to choose.
  *
  * @throws request_too_large  more than `limit` bytes, declared or sent
+ * @throws invalid_request_error  by the name `content-encoding`: packed
  */
 export async function readBody(
   request: IncomingMessage,
   response: ServerResponse,
   limit: number,
 ): Promise<Buffer> {
+  const packed = request.headers["content-encoding"];
+  if (packed !== undefined && packed.toLowerCase() !== "identity") {
+    closeAfter(request, response);
+    throw refuseField("content-encoding", "send the body as it is, not packed");
+  }
   const declared = Number(request.headers["content-length"] ?? 0);
   const body = declared > limit ? undefined : await collect(request, limit);
   if (body !== undefined) return body;
 
-  if (request.httpVersionMajor === 1) response.setHeader("connection", "close");
+  closeAfter(request, response);
   throw refuse("request_too_large", {
     message: `the request body is larger than ${limit} bytes`,
     shouldRetry: false,
   });
+}
+
+/** HTTP/2 ends a stream by itself. */
+function closeAfter(request: IncomingMessage, response: ServerResponse): void {
+  if (request.httpVersionMajor === 1) response.setHeader("connection", "close");
 }
 
 /**
