@@ -121,7 +121,7 @@ export function tryClient(client: ForeignClient, start: () => ClientWorld): void
   });
 
   describe(`${name} is told once, if it listens, that it must not ask again`, () => {
-    test.each([409])("%i", async (status) => {
+    test.each([409, 413])("%i", async (status) => {
       const { proxy, secrets } = world();
       proxy.giveKey(randomUUID());
       if (status === 409) await client.chat(secrets.good, "demo/fast");

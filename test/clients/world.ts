@@ -118,7 +118,10 @@ export async function startCountingProxy(target: string): Promise<CountingProxy>
   };
 }
 
-/** Passes a request on as it is, and a hang-up of either side to the other. */
+/**
+ * Passes a request on as it is once it is whole, and a hang-up of either side to the other. Sent in
+ * pieces, one that is refused half-way may fail before its answer is read.
+ */
 function pass(
   target: string,
   request: IncomingMessage,
@@ -132,11 +135,13 @@ function pass(
     answer.pipe(response);
     answer.on("aborted", () => response.destroy());
   });
-  there.on("error", () => response.destroy());
+  there.on("error", () => response.headersSent || response.destroy());
   response.on("close", () => {
     if (!response.writableFinished) there.destroy();
   });
-  request.pipe(there);
+  const body: Buffer[] = [];
+  request.on("data", (piece: Buffer) => body.push(piece));
+  request.on("end", () => there.end(Buffer.concat(body)));
 }
 
 /** Prints what a client was seen to do, a cell for each behaviour, once its tests have run. */
