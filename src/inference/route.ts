@@ -174,10 +174,13 @@ function soonest(targets: readonly Target[], at: number): Obstacle | undefined {
 
 function secondsUntilFree(targets: readonly Target[], at: number): number | undefined {
   const obstacle = soonest(targets, at);
-  return obstacle && Math.ceil(obstacle.wait / SECOND);
+  return obstacle && inSeconds(obstacle.wait);
 }
+
+/** Differences of the clock are wrong far behind the point: 2 s of waiting are not 3. */
+const inSeconds = (wait: number): number => Math.ceil(Math.round(wait) / SECOND);
 
 function nobodyNow(targets: readonly Target[], at: number): Refusal {
   const { reason, wait } = soonest(targets, at) ?? { reason: "model_unavailable", wait: SECOND };
-  return refuse(reason, { retryAfter: Math.ceil(wait / SECOND), shouldRetry: true });
+  return refuse(reason, { retryAfter: inSeconds(wait), shouldRetry: true });
 }
