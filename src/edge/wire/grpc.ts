@@ -11,6 +11,7 @@ import { SECOND } from "../../base/time.js";
 import { encoderOf } from "./encoder.js";
 import { implementationOf } from "./grpc-calls.js";
 import type { Endpoint, Fields, ServiceTable } from "./handlers.js";
+import { MAX_STREAMS } from "./listen.js";
 import { MAX_MESSAGE_BYTES } from "./status.js";
 
 const KEEPALIVE = 60 * SECOND;
@@ -36,6 +37,7 @@ export async function listenGrpc({ services, log, port, host }: GrpcDoor) {
   const server = new Server({
     "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
     "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
+    "grpc.max_concurrent_streams": MAX_STREAMS,
     // A peer that went without a word would otherwise stay connected for good.
     "grpc.keepalive_time_ms": KEEPALIVE,
     "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT,

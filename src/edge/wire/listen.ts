@@ -18,6 +18,8 @@ export interface HttpDoor {
   handler: Listener;
   /** Milliseconds that a client may take for its headers, or to say anything at all. */
   headersTimeout?: number;
+  /** Milliseconds that a connection may be idle; tests take fewer. */
+  keepAlive?: number;
 }
 
 const HEADERS_TIMEOUT = 15 * SECOND;
@@ -28,6 +30,11 @@ const REQUEST_TIMEOUT = 120 * SECOND;
  * the ones to.
  */
 const KEEP_ALIVE = 75 * SECOND;
+/** The last bytes of a session that has ended may take this long to leave. */
+const PARTING = SECOND;
+/** Calls that one HTTP/2 connection may have open, gRPC's too: its client lets further ones wait. */
+export const MAX_STREAMS = 1_000;
+const MAX_INVALID_FRAMES = 100;
 const HTTP2_PREFACE = Buffer.from("PRI * HTTP/2.0\r\n");
 
 /**
@@ -39,23 +46,30 @@ const HTTP2_PREFACE = Buffer.from("PRI * HTTP/2.0\r\n");
  * @throws Error that names the port and its variable where it is taken
  */
 export async function listen(door: HttpDoor) {
-  const headersTimeout = door.headersTimeout ?? HEADERS_TIMEOUT;
+  const { headersTimeout = HEADERS_TIMEOUT, keepAlive = KEEP_ALIVE } = door;
   const http1 = createServer({
     headersTimeout,
     requestTimeout: Math.max(REQUEST_TIMEOUT, headersTimeout),
-    keepAliveTimeout: KEEP_ALIVE,
+    keepAliveTimeout: keepAlive,
     connectionsCheckingInterval: Math.min(headersTimeout, 5 * SECOND),
     // A peer that went without a word in mid-stream would otherwise stay connected for good
     keepAlive: true,
     keepAliveInitialDelay: KEEP_ALIVE,
   });
   // The compatibility objects of HTTP/2 have the methods that our handlers use.
-  const http2 = createHttp2Server((request, response) => {
+  const limits = {
+    settings: { maxConcurrentStreams: MAX_STREAMS },
+    maxSessionInvalidFrames: MAX_INVALID_FRAMES,
+  };
+  const http2 = createHttp2Server(limits, (request, response) => {
     const answered = () => setImmediate(dropRest, request);
     request.stream.once("finish", answered).once("wantTrailers", answered);
+    // Whoever waits until its reader has read would wait for good: these objects tell no writer
+    // that its stream has closed. Its next write fails
+    request.stream.once("close", () => response.emit("drain"));
     door.handler(request as unknown as IncomingMessage, response as unknown as ServerResponse);
   });
-  const connections = followHttp2(http2);
+  const connections = followHttp2(http2, keepAlive);
   http1.on("request", door.handler);
 
   const undecided = sniffConnections(http1, http2, headersTimeout);
@@ -84,7 +98,7 @@ function dropRest(request: Http2ServerRequest): void {
  */
 type Http2Connections = Map<ServerHttp2Session, Socket>;
 
-function followHttp2(http2: Http2): Http2Connections {
+function followHttp2(http2: Http2, keepAlive: number): Http2Connections {
   const connections: Http2Connections = new Map();
   http2.prependListener("connection", (socket: Socket) => {
     // HTTP/1's server lets a client end its side and read on; in HTTP/2 that would go unnoticed.
@@ -93,7 +107,9 @@ function followHttp2(http2: Http2): Http2Connections {
     http2.once("session", (session) => {
       connections.set(session, socket);
       socket.on("close", () => connections.delete(session));
-      session.setTimeout(KEEP_ALIVE, () => session.close());
+      session.setTimeout(keepAlive, () => session.close());
+      // Its client may have been told to go, and yet stay: nobody would read it, nor cut it
+      session.once("close", () => setTimeout(() => socket.destroy(), PARTING).unref());
     });
   });
   return connections;
