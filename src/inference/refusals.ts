@@ -27,7 +27,10 @@ export function refusalOf({ status, retryAfter }: Answered, body: string, passed
     case 422:
       return refusedByModel(paramOf(body, passed));
     case 413:
-      return refuse("request_too_large", { message: "the request is too large for this model" });
+      return refuse("request_too_large", {
+        message: "the request is too large for this model",
+        shouldRetry: false,
+      });
     case 408:
     case 504:
       return refuse("upstream_timeout");
