@@ -9,6 +9,9 @@ import { AuthService } from "../../src/gen/keytoll/v1/auth_pb.js";
 import { HoldService } from "../../src/gen/keytoll/v1/hold_pb.js";
 import { InferenceService } from "../../src/gen/keytoll/v1/inference_pb.js";
 import { KeyService } from "../../src/gen/keytoll/v1/key_pb.js";
+import { ModelService } from "../../src/gen/keytoll/v1/model_pb.js";
+import { UsageService } from "../../src/gen/keytoll/v1/usage_pb.js";
+import { WebhookService } from "../../src/gen/keytoll/v1/webhook_pb.js";
 import { startTestGateway, type TestGateway } from "../support/gateway.js";
 
 const SERVICES = [
@@ -18,6 +21,9 @@ const SERVICES = [
   HoldService,
   InferenceService,
   KeyService,
+  ModelService,
+  UsageService,
+  WebhookService,
 ];
 
 /** What the upstream was asked, and in the prompt by which way it came. */
@@ -53,7 +59,13 @@ const OPENAI = [
   ...["vector_stores", "realtime/sessions", "realtime", "containers", "rerank", "score", "ocr"],
 ];
 const OTHERS = [
-  ...["/v1/messages", "/v1/messages/count_tokens", "/v1/messages/batches", "/v1/complete"],
+  ...[
+    "/v1/messages",
+    "/api/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/messages/batches",
+    "/v1/complete",
+  ],
   ...["/v1beta/models/demo:generateContent", "/v1/models/demo/fast", "/v1/projects/x"],
   ...["/model/demo/invoke", "/model/demo/converse", "/openai/deployments/demo/chat/completions"],
   ...["/passthrough", "/pass-through/v1/chat/completions", "/proxy/v1/chat/completions"],
@@ -109,13 +121,13 @@ async function reaching(targets: string[], secret: string, verb?: string): Promi
 test("the ways to the upstream are those that are known, and each of them needs a hold", async () => {
   const targets = [...PATHS, ...methods];
   const known = [
-    ...["/v1/chat/completions", "/api/v1/chat/completions"],
+    ...["/v1/chat/completions", "/api/v1/chat/completions", "/v1/messages", "/api/v1/messages"],
     "/keytoll.v1.InferenceService/CreateChatCompletion",
   ];
   expect(await reaching(targets, rich.secret)).toEqual(known);
   const refused = await Promise.all(known.map((target) => ask(target, poor.secret)));
   // Connect has its own mapping of RESOURCE_EXHAUSTED
-  expect(refused).toEqual([402, 402, 429]);
+  expect(refused).toEqual([402, 402, 402, 402, 429]);
   expect(await reaching(targets, poor.secret)).toEqual([]);
   expect(new Set(asked.map(({ path }) => path))).toEqual(new Set(["POST /v1/chat/completions"]));
   const [row] = await gateway.sql`

@@ -75,8 +75,9 @@ async function p99(side: Side, shard: number, busy: Promise<unknown>): Promise<n
   return times[Math.floor(times.length * 0.99)] ?? 0;
 }
 
+/** Of an even number the lower: what else the machine does makes half of the shards slow at times. */
 const median = (values: number[]): number =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
+  [...values].sort((a, b) => a - b)[Math.floor((values.length - 1) / 2)] ?? 0;
 
 test("a backlog of unsettled records: authorize p99 does not double while it is settled, exactly", async () => {
   const { sql } = behind.database;
