@@ -18,6 +18,8 @@ export interface HttpDoor {
   handler: Listener;
   /** Milliseconds that a client may take for its headers, or to say anything at all. */
   headersTimeout?: number;
+  /** Milliseconds for a request whole, its body included; tests take fewer. */
+  requestTimeout?: number;
   /** Milliseconds that a connection may be idle; tests take fewer. */
   keepAlive?: number;
 }
@@ -49,7 +51,7 @@ export async function listen(door: HttpDoor) {
   const { headersTimeout = HEADERS_TIMEOUT, keepAlive = KEEP_ALIVE } = door;
   const http1 = createServer({
     headersTimeout,
-    requestTimeout: Math.max(REQUEST_TIMEOUT, headersTimeout),
+    requestTimeout: Math.max(door.requestTimeout ?? REQUEST_TIMEOUT, headersTimeout),
     keepAliveTimeout: keepAlive,
     connectionsCheckingInterval: Math.min(headersTimeout, 5 * SECOND),
     // A peer that went without a word in mid-stream would otherwise stay connected for good
