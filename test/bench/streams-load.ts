@@ -1,7 +1,7 @@
 import { connect } from "node:net";
 import { elapsed, pause, SECOND } from "../../src/base/time.js";
 
-/** Streams that are opened over a second, and read for `seconds` after that. */
+/** Streams that are opened over a second, and read for `seconds` once all of them run. */
 export interface PacedLoad {
   url: string;
   keys: string[];
@@ -22,6 +22,8 @@ export interface PacedFigures {
 }
 
 const PACE_MS = 10;
+/** The longest that streams may take to begin. */
+const OPENING = 20 * SECOND;
 const DATA = Buffer.from("data: {");
 
 interface Reading {
@@ -61,6 +63,8 @@ function open(load: PacedLoad, index: number, late: number[], measuring: () => b
   return { reading, close: () => socket.destroy() };
 }
 
+const isSilent = ({ reading }: { reading: Reading }): boolean => reading.first === 0;
+
 async function run(load: PacedLoad): Promise<PacedFigures> {
   const start = elapsed();
   const late: number[] = [];
@@ -70,6 +74,7 @@ async function run(load: PacedLoad): Promise<PacedFigures> {
     all.push(open(load, i, late, () => measuring));
     if (i % 10 === 9) await pause((10 * SECOND) / load.streams);
   }
+  for (let waited = 0; waited < OPENING && all.some(isSilent); waited += 50) await pause(50);
   await pause(SECOND);
   measuring = true;
   const from = elapsed();
@@ -83,7 +88,7 @@ async function run(load: PacedLoad): Promise<PacedFigures> {
     share: Number((all.reduce((sum, { reading }) => sum + reading.tokens, 0) / due).toFixed(3)),
     p50: at(0.5),
     p99: at(0.99),
-    failed: all.filter(({ reading }) => reading.failed || reading.first === 0).length,
+    failed: all.filter((it) => it.reading.failed || isSilent(it)).length,
     seconds: (elapsed() - start) / SECOND,
   };
 }

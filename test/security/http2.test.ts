@@ -129,7 +129,8 @@ describe.each(["httpPort", "grpcPort"] as const)("on the %s", (port) => {
     ],
   ])("%s: it is told to go and read no further, all others go on", async (_what, attack) => {
     const wire = await flood(doors[port], attack);
-    await vi.waitFor(() => expect(wire.came[TYPE.goaway]).toBe(1));
+    const toldToGo = () => expect(wire.came[TYPE.goaway]).toBeGreaterThan(0);
+    await vi.waitFor(toldToGo, { timeout: 10_000 });
     // No answer to anything that comes after
     const pings = wire.came[TYPE.ping];
     wire.socket.write(frame(TYPE.ping, 0, 0, Buffer.alloc(8)));
