@@ -76,9 +76,8 @@ interface Watched {
 }
 
 /**
- * Who comes and goes by the thousand each second. A list whose gaps the last one fills: a Set makes
- * itself anew every few hundred changes, and what it was, once old, keeps all that stood in it from
- * being collected for seconds, which were two thirds of a busy gateway's memory.
+ * Who comes and goes by the thousand each second: a list whose gaps the last one fills. A Set would
+ * make itself anew every few hundred changes.
  */
 function createRoster() {
   const all: Watched[] = [];
