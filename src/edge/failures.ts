@@ -38,7 +38,7 @@ const isFailure = ({ reason }: Refusal): boolean =>
   reason === "invalid_api_key" || reason === "email_taken";
 
 /** Whoever has one IPv6 address has a whole /64 of them. */
-export function networkOf(ip: string): string {
+function networkOf(ip: string): string {
   const v4 = /^::ffff:([0-9.]+)$/i.exec(ip)?.[1];
   if (v4 !== undefined || !isIPv6(ip)) return v4 ?? ip;
   const [head = "", tail = ""] = ip.split("%", 1).join("").split("::");

@@ -4,8 +4,9 @@ import { newAnswerId } from "../inference/answer-id.js";
 import { CHAT } from "../inference/chat.js";
 import type { StopReason } from "../inference/chunks.js";
 import type { Kind } from "../inference/kind.js";
-import { type ChatRequest, isObject, type Json, readChatRequest } from "../inference/parameters.js";
+import { type ChatRequest, readChatRequest } from "../inference/parameters.js";
 import { fingerprintOf, parseBody } from "../inference/request.js";
+import { isObject, type Json } from "../inference/values.js";
 
 /** They hint at what to keep for later, and change no answer. */
 const DROPPED = ["cache_control", "prompt_cache_options"];

@@ -91,7 +91,7 @@ export interface AnswersOptions {
 }
 
 /** Bytes of the largest answer that is kept. */
-export const MAX_KEPT_BYTES = 1024 * 1024;
+const MAX_KEPT_BYTES = 1024 * 1024;
 const PATIENCE = 5 * SECOND;
 const KEEP_PATIENCE = 3 * SECOND;
 const DEPTH = 20_000;

@@ -4,8 +4,9 @@ import { shownChoice } from "./choices.js";
 import { createChunkReader } from "./chunks.js";
 import { upstreamBody } from "./estimate.js";
 import type { Kind } from "./kind.js";
-import { type ChatRequest, isObject } from "./parameters.js";
+import type { ChatRequest } from "./parameters.js";
 import { reportedUsage, tokensOf, type Usage, usageBody } from "./usage.js";
+import { isObject } from "./values.js";
 
 /** OpenAI's chat completions. */
 export const CHAT: Kind<ChatRequest> = {

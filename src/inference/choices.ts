@@ -1,4 +1,4 @@
-import { isObject, type Json } from "./parameters.js";
+import { isObject, type Json } from "./values.js";
 
 /** Why an answer may have ended; upstreams have further words of their own. */
 const ENDINGS: ReadonlySet<unknown> = new Set([

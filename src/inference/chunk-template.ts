@@ -1,5 +1,5 @@
 import { TEXTS } from "./choices.js";
-import { isObject, type Json } from "./parameters.js";
+import { isObject, type Json } from "./values.js";
 
 /** How an upstream writes a chunk that adds a text to an answer, and how we write it. */
 export interface ChunkTemplate {

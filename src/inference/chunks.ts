@@ -3,7 +3,7 @@ import { now, SECOND } from "../base/time.js";
 import { shownPiece } from "./choices.js";
 import { type ChunkTemplate, learn, textIn, textOf } from "./chunk-template.js";
 import type { Meter } from "./meter.js";
-import { isObject, type Json } from "./parameters.js";
+import { isObject, type Json } from "./values.js";
 
 /** What the caller's chunks say in place of the upstream's. */
 export interface Face {

@@ -4,9 +4,9 @@ import type { Log } from "../base/log.js";
 import type { Ngonka } from "../base/money.js";
 import { askUpstream, noteCause, readAll } from "./ask.js";
 import type { Asked, Kind } from "./kind.js";
-import { isObject, type Json } from "./parameters.js";
 import { openPayment, type Payer, type Paying, type Payment } from "./payment.js";
 import type { Usage } from "./usage.js";
+import { isObject, type Json } from "./values.js";
 
 /** What keeps an answer for whoever repeats its request, before anybody is charged for it. */
 export interface Keeping {

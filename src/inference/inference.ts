@@ -9,10 +9,10 @@ import { createKeeper } from "./keeper.js";
 import type { Asked, Dialect, Kind } from "./kind.js";
 import { listModels, type Model, namesOnList } from "./models.js";
 import { completeOnce, type Once, type OnceAnswer, streamOnce } from "./once.js";
-import type { Json } from "./parameters.js";
 import type { Payer } from "./payment.js";
 import { type EventStream, stream } from "./stream.js";
 import type { Upstreams } from "./upstreams.js";
+import type { Json } from "./values.js";
 
 export interface InferenceDeps {
   holds: Holds;

@@ -1,8 +1,8 @@
 import type { CostFields } from "../keys/caller.js";
 import type { ChunkReader } from "./chunks.js";
 import type { Meter } from "./meter.js";
-import type { Json } from "./parameters.js";
 import type { Usage } from "./usage.js";
+import type { Json } from "./values.js";
 
 /** The words that an upstream understands. */
 export type Dialect = "openai" | "anthropic";

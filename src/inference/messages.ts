@@ -22,7 +22,7 @@ import {
   type ToolCallSchema,
   type UsageSchema,
 } from "../gen/keytoll/v1/inference_pb.js";
-import { isObject, type Json } from "./parameters.js";
+import { isObject, type Json } from "./values.js";
 
 type Completion = MessageInitShape<typeof CreateChatCompletionResponseSchema>;
 type Chunk = MessageInitShape<typeof StreamChatCompletionResponseSchema>;

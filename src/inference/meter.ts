@@ -1,5 +1,5 @@
-import type { Json } from "./parameters.js";
 import { reportedUsage, tokensOf, type Usage } from "./usage.js";
+import type { Json } from "./values.js";
 
 /** Measures what a stream has produced, event by event. */
 export interface Meter {

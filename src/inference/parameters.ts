@@ -3,8 +3,6 @@ import { checkTools, readMessages } from "./content.js";
 import type { Asked } from "./kind.js";
 import { flag, isAbsent, isObject, type Json, positive } from "./values.js";
 
-export { isObject, type Json } from "./values.js";
-
 /** A chat completion as it was asked for, everything that decides its cost read and checked. */
 export interface ChatRequest extends Asked {
   stream: boolean;

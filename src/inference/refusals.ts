@@ -1,5 +1,5 @@
 import { type Refusal, refuse } from "../base/errors.js";
-import { isObject, type Json } from "./parameters.js";
+import { isObject, type Json } from "./values.js";
 
 const SOON = 1;
 const MAX_RETRY_AFTER = 3_600;

@@ -3,8 +3,8 @@ import { checkIdempotencyKey } from "../idempotency/key.js";
 import type { ChildCaller, Credentials } from "../keys/caller.js";
 import type { Inference } from "./inference.js";
 import type { Asked, Kind } from "./kind.js";
-import type { Json } from "./parameters.js";
 import type { EventStream } from "./stream.js";
+import type { Json } from "./values.js";
 
 /** What the handlers of inference know of a call. */
 export interface InferenceCall extends KeyedCall, Credentials {

@@ -9,8 +9,8 @@ import {
   firstPartOf,
   upstreamBody,
 } from "../../src/inference/estimate.js";
-import type { Json } from "../../src/inference/parameters.js";
 import { parseChatRequest } from "../../src/inference/request.js";
+import type { Json } from "../../src/inference/values.js";
 import type { Price } from "../../src/pricing/prices.js";
 import { setModelPrice } from "../../src/pricing/prices.js";
 import { expectBooksAreRight } from "../support/books.js";

@@ -3,7 +3,7 @@ import type { Json } from "../values.js";
 import { type Ending, newMessageId } from "./message.js";
 
 /** A server-sent event in Anthropic's form: its name is the `type` of its data. */
-export const eventOf = (data: Json): Buffer =>
+const eventOf = (data: Json): Buffer =>
   Buffer.from(`event: ${data.type}\ndata: ${JSON.stringify(data)}\n\n`);
 
 export const PING = eventOf({ type: "ping" });

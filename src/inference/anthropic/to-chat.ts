@@ -1,5 +1,6 @@
 import { refuse } from "../../base/errors.js";
-import type { ChatRequest, Json } from "../parameters.js";
+import type { ChatRequest } from "../parameters.js";
+import type { Json } from "../values.js";
 import type {
   Block,
   ImageBlock,
