@@ -1,3 +1,5 @@
+import type { Signal } from "./line.js";
+
 /**
  * The one place where a process reads its clock. Money never depends on it: that clock is the
  * database's.
@@ -13,7 +15,7 @@ export const HOUR = 60 * MINUTE;
 export const DAY = 24 * HOUR;
 
 /** Resolves after `ms`, at once when `signal` aborts. */
-export function pause(ms: number, signal?: AbortSignal): Promise<void> {
+export function pause(ms: number, signal?: Signal): Promise<void> {
   return new Promise((resolve) => {
     if (signal?.aborted) return resolve();
     const done = () => {

@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Id } from "../base/ids.js";
+import type { Line } from "../base/line.js";
 import { checkIdempotencyKey } from "../idempotency/key.js";
 import type { Inference } from "../inference/inference.js";
 import type { Asked, Kind } from "../inference/kind.js";
@@ -13,7 +14,7 @@ export interface Asking {
   requestId: Id;
   caller: ChildCaller;
   /** Aborts when the caller hangs up. */
-  line: AbortController;
+  line: Line;
 }
 
 /**

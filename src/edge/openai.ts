@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type Refusal, refuse } from "../base/errors.js";
 import { newId } from "../base/ids.js";
+import { createLine, type Line } from "../base/line.js";
 import type { Log } from "../base/log.js";
 import { SECOND } from "../base/time.js";
 import type { Sql } from "../db/sql.js";
@@ -124,9 +125,7 @@ export function authorizationOf({ headers, socket }: IncomingMessage): Credentia
   const bare = headers.authorization === undefined && key !== undefined;
   return {
     authorization: bare ? `Bearer ${key}` : headers.authorization,
-    get ip() {
-      return socket.remoteAddress ?? "unknown";
-    },
+    ip: socket.remoteAddress ?? "unknown",
   };
 }
 
@@ -193,8 +192,8 @@ export const queryOf = ({ url = "" }: IncomingMessage): URLSearchParams =>
   new URLSearchParams(url.split("?").slice(1).join("?"));
 
 /** Aborts when the caller closes its connection before its answer is out. */
-export function lineOf(response: ServerResponse): AbortController {
-  const line = new AbortController();
+export function lineOf(response: ServerResponse): Line {
+  const line = createLine();
   if (response.destroyed) line.abort(hungUp());
   response.once("close", () => {
     if (!response.writableFinished) line.abort(hungUp());

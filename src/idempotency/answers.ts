@@ -1,5 +1,6 @@
 import { refuse } from "../base/errors.js";
 import { type Id, newId } from "../base/ids.js";
+import type { Signal } from "../base/line.js";
 import type { Log } from "../base/log.js";
 import { elapsed, MINUTE, pause, SECOND } from "../base/time.js";
 import { createVault } from "../base/vault.js";
@@ -69,7 +70,7 @@ export interface Answers {
    * @throws answer_not_kept       the request was answered and charged; nobody has its answer
    * @throws busy                  it still runs after a minute
    */
-  claim(request: KeyedRequest, signal: AbortSignal): Promise<{ claim: Claim } | KeptAnswer>;
+  claim(request: KeyedRequest, signal: Signal): Promise<{ claim: Claim } | KeptAnswer>;
   /**
    * Stores the answer and what its hold is to be captured at. Where Postgres is away the answer is
    * not kept, and that is no error.

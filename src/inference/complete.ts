@@ -1,5 +1,6 @@
 import { Refusal, refuse } from "../base/errors.js";
 import type { Id } from "../base/ids.js";
+import type { Line } from "../base/line.js";
 import type { Log } from "../base/log.js";
 import type { Ngonka } from "../base/money.js";
 import { askUpstream, noteCause, readAll } from "./ask.js";
@@ -30,7 +31,7 @@ export async function complete<Request extends Asked>(
   payer: Payer,
   kind: Kind<Request>,
   request: Request,
-  line: AbortController,
+  line: Line,
   keeping?: Keeping,
 ): Promise<Json> {
   const payment = await openPayment(paying, payer, kind.dialect, request, line, keeping?.hold);

@@ -1,4 +1,5 @@
 import { type Reason, Refusal, refuse } from "../base/errors.js";
+import type { Signal } from "../base/line.js";
 import { type Ngonka, outputTokensFor, priceOf } from "../base/money.js";
 import { elapsed, MINUTE, pause, SECOND } from "../base/time.js";
 import type { HoldRequest, Holds } from "../holds/holds.js";
@@ -20,7 +21,7 @@ export interface Cover extends Covering {
    *
    * @throws whatever Holds.authorize refuses; the signal's reason
    */
-  more(signal: AbortSignal): Promise<void>;
+  more(signal: Signal): Promise<void>;
   /** Resolves once no part is being asked for. */
   settled(): Promise<void>;
 }

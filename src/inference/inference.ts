@@ -1,3 +1,4 @@
+import type { Line } from "../base/line.js";
 import type { Log } from "../base/log.js";
 import type { Delivery } from "../holds/delivery/deliver.js";
 import type { Holds } from "../holds/holds.js";
@@ -37,21 +38,21 @@ export interface Inference {
     payer: Payer,
     kind: Kind<Request>,
     request: Request,
-    line: AbortController,
+    line: Line,
   ): Promise<Json>;
   /** An answer as a stream; see stream.ts. */
   stream<Request extends Asked>(
     payer: Payer,
     kind: Kind<Request>,
     request: Request,
-    line: AbortController,
+    line: Line,
   ): Promise<EventStream>;
   /** An answer in one piece to whoever may repeat the request; see once.ts. */
   completeOnce<Request extends Asked>(
     payer: Payer,
     kind: Kind<Request>,
     request: Request,
-    line: AbortController,
+    line: Line,
     once: Once,
   ): Promise<OnceAnswer>;
   /** The same as a stream, which is not kept; see once.ts. */
@@ -59,7 +60,7 @@ export interface Inference {
     payer: Payer,
     kind: Kind<Request>,
     request: Request,
-    line: AbortController,
+    line: Line,
     once: Once,
   ): Promise<EventStream>;
   /** Whether a model is served in these words, by the name that a caller asks for. */

@@ -1,5 +1,6 @@
 import { Refusal } from "../base/errors.js";
 import type { Id } from "../base/ids.js";
+import type { Line } from "../base/line.js";
 import type { Answers, Claim, KeptAnswer } from "../idempotency/answers.js";
 import { complete } from "./complete.js";
 import type { Asked, Kind } from "./kind.js";
@@ -35,7 +36,7 @@ export async function completeOnce<Request extends Asked>(
   payer: Payer,
   kind: Kind<Request>,
   request: Request,
-  line: AbortController,
+  line: Line,
   once: Once,
 ): Promise<OnceAnswer> {
   const { answers } = paying;
@@ -67,7 +68,7 @@ export async function streamOnce<Request extends Asked>(
   payer: Payer,
   kind: Kind<Request>,
   request: Request,
-  line: AbortController,
+  line: Line,
   once: Once,
 ): Promise<EventStream> {
   const found = await claimOrRecall(paying, payer, kind, request, line, once);
@@ -93,7 +94,7 @@ async function claimOrRecall<Request extends Asked>(
   { account, child }: Payer,
   { path: route }: Pick<Kind<Request>, "path">,
   { fingerprint }: Request,
-  { signal }: AbortController,
+  { signal }: Line,
   once: Once,
 ): Promise<{ claim: Claim } | KeptAnswer> {
   for (;;) {

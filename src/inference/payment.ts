@@ -1,5 +1,6 @@
 import { refuse } from "../base/errors.js";
 import { type Id, newId } from "../base/ids.js";
+import type { Line, Signal } from "../base/line.js";
 import type { Log } from "../base/log.js";
 import { MAX_NGONKA, type Ngonka, priceOf } from "../base/money.js";
 import type { Delivery } from "../holds/delivery/deliver.js";
@@ -55,7 +56,7 @@ export interface Payment {
   /** What pays for a stream whose hold grows; undefined where all is held. */
   cover: Cover | undefined;
   /** Aborts when the caller hangs up, when the hold is lost, or when it took too long. */
-  signal: AbortSignal;
+  signal: Signal;
   /** Tells what a stream has produced, for the checkpoints of its hold. */
   producing(usage: () => Usage | undefined): void;
   /** What `usage` costs, and what of it the customer pays: never more than was held. */
@@ -83,7 +84,7 @@ export async function openPayment(
   payer: Payer,
   dialect: Dialect,
   request: Asked,
-  line: AbortController,
+  line: Line,
   id: Id = newId(),
   streams = false,
 ): Promise<Payment> {
@@ -141,7 +142,7 @@ interface Life {
   cover: Cover | undefined;
   request: Asked;
   price: Price;
-  line: AbortController;
+  line: Line;
 }
 
 function lifeOf({ delivery, keeper, log }: Paying, life: Life) {

@@ -1,4 +1,5 @@
 import { type Refusal, refuse } from "../base/errors.js";
+import type { Signal } from "../base/line.js";
 import type { Log } from "../base/log.js";
 import { elapsed, pause, SECOND } from "../base/time.js";
 import {
@@ -32,7 +33,7 @@ export interface Route {
    * @param path below the upstream's base URL
    * @throws upstream_rate_limited, model_unavailable  nobody can take it now; and as `Exchange.read`
    */
-  post(path: string, bodyFor: BodyFor, signal: AbortSignal): Promise<Exchange>;
+  post(path: string, bodyFor: BodyFor, signal: Signal): Promise<Exchange>;
 }
 
 /** What is asked for, and where it was already. */
@@ -40,7 +41,7 @@ interface Asking {
   targets: readonly Target[];
   path: string;
   bodyFor: BodyFor;
-  signal: AbortSignal;
+  signal: Signal;
   since: number;
   tried: Target[];
   log: Log;

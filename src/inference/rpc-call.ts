@@ -1,3 +1,4 @@
+import { createLine, type Line } from "../base/line.js";
 import type { KeyedCall } from "../idempotency/creates.js";
 import { checkIdempotencyKey } from "../idempotency/key.js";
 import type { ChildCaller, Credentials } from "../keys/caller.js";
@@ -45,9 +46,10 @@ export async function streamCall<Request extends Asked>(
   return await inference.streamOnce(caller, kind, asked, lineOf(call), once);
 }
 
-function lineOf({ signal }: InferenceCall): AbortController {
-  const line = new AbortController();
-  if (signal.aborted) line.abort(signal.reason);
-  else signal.addEventListener("abort", () => line.abort(signal.reason), { once: true });
+function lineOf({ signal }: InferenceCall): Line {
+  const line = createLine();
+  const hangUp = () => line.abort(signal.reason as Error);
+  if (signal.aborted) hangUp();
+  else signal.addEventListener("abort", hangUp, { once: true });
   return line;
 }

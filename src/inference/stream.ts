@@ -1,5 +1,6 @@
 import { Refusal, refuse } from "../base/errors.js";
 import type { Id } from "../base/ids.js";
+import type { Line } from "../base/line.js";
 import type { Log } from "../base/log.js";
 import { SECOND } from "../base/time.js";
 import { askUpstream, noteCause } from "./ask.js";
@@ -65,7 +66,7 @@ export async function stream<Request extends Asked>(
   payer: Payer,
   kind: Kind<Request>,
   request: Request,
-  line: AbortController,
+  line: Line,
   hold?: Id,
 ): Promise<EventStream> {
   const payment = await openPayment(paying, payer, kind.dialect, request, line, hold, true);

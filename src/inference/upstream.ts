@@ -1,5 +1,6 @@
 import { type Dispatcher, Pool } from "undici";
 import { type Refusal, refuse } from "../base/errors.js";
+import type { Signal } from "../base/line.js";
 import { now, SECOND } from "../base/time.js";
 import type { Dialect } from "./kind.js";
 import type { Accepts } from "./strict.js";
@@ -74,7 +75,7 @@ export interface Upstream {
    * Posts JSON. Resolves with the answer's head, whatever its status, or with what the watcher
    * puts in its place. Throws as `read` does.
    */
-  post(path: string, body: string, signal: AbortSignal, watcher: Watcher): Promise<Exchange>;
+  post(path: string, body: string, signal: Signal, watcher: Watcher): Promise<Exchange>;
   close(): Promise<void>;
 }
 
@@ -125,7 +126,7 @@ function exchange(
   upstream: string,
   pool: Pool,
   options: Dispatcher.DispatchOptions,
-  signal: AbortSignal,
+  signal: Signal,
   watcher: Watcher,
 ): Promise<Exchange> {
   return new Promise((resolve) => {
@@ -182,7 +183,7 @@ function exchange(
       },
       onResponseData(controller: Dispatcher.DispatchController, piece: Buffer) {
         if (arriving.add(piece) <= HIGH_WATER) return;
-        if (arriving.discarding) this.cancel(new Error("too much to discard"));
+        if (arriving.isDiscarding()) this.cancel(new Error("too much to discard"));
         else controller.pause();
       },
       onResponseEnd() {
@@ -229,9 +230,7 @@ function createQueue() {
       pieces = [];
       size = 0;
     },
-    get discarding() {
-      return discarding;
-    },
+    isDiscarding: () => discarding,
     async take(): Promise<Buffer[] | undefined> {
       while (pieces.length === 0 && !ended && failure === undefined) {
         await new Promise<void>((resolve) => {
