@@ -19,9 +19,8 @@ import {
 const MAX_CACHED = 50_000;
 const TTL = MINUTE;
 
-type Found =
-  | Extract<Row, { kind: "management" }>
-  | (Extract<Row, { kind: "child" }> & { accountLimits: AccountLimits });
+/** A key with whom it makes of whoever shows it. */
+type Found = Row & { caller: KeyCaller };
 
 const UNLIMITED: AccountLimits = { rateLimitRpm: null, concurrency: null };
 
@@ -88,7 +87,7 @@ export function createKeyring(
     const seen = changes;
     const hashes = secrets.map((pepper) => hashSecret(secret, pepper));
     const row = await readers[kind](hashes);
-    const found = row === null ? undefined : withLimits(row, defaults);
+    const found = row === null ? undefined : { ...row, caller: toCaller(row, defaults) };
     if (found && seen === changes) cache.put(name, found);
     return found;
   }
@@ -114,7 +113,7 @@ export function createKeyring(
       const name = hash("sha256", salt + secret, "base64");
       const found = cache.get(name) ?? (await findNew(secret, name));
       if (!found || !mayPass(found)) throw refuse("invalid_api_key");
-      return toCaller(found);
+      return found.caller;
     },
     async findChild(id) {
       const known = children.get(id);
@@ -183,18 +182,6 @@ function createCache() {
 const idsOf = (row: Found): Id[] =>
   row.kind === "child" ? [row.key, row.managementKey, row.account] : [row.key];
 
-function withLimits(row: Row, defaults: AccountLimits): Found {
-  if (row.kind === "management") return row;
-  const inForce = (own: number | null, usual: number | null) => (own === 0 ? null : (own ?? usual));
-  return {
-    ...row,
-    accountLimits: {
-      rateLimitRpm: inForce(row.accountRpm, defaults.rateLimitRpm),
-      concurrency: inForce(row.accountConcurrency, defaults.concurrency),
-    },
-  };
-}
-
 function mayPass(found: Found): boolean {
   const at = now();
   if (!works(found, found.version, at)) return false;
@@ -203,21 +190,18 @@ function mayPass(found: Found): boolean {
   return found.parentStatus === "active" && !parentExpired;
 }
 
-function toCaller(found: Found): KeyCaller {
-  const { account, version: secretVersion } = found;
-  if (found.kind === "management") {
-    const { kind, key: managementKey, access } = found;
+function toCaller(row: Row, defaults: AccountLimits): KeyCaller {
+  const { account, version: secretVersion } = row;
+  if (row.kind === "management") {
+    const { kind, key: managementKey, access } = row;
     return { kind, account, managementKey, secretVersion, access };
   }
-  const {
-    kind,
-    key: child,
-    managementKey,
-    rateLimitRpm,
-    accountLimits,
-    models,
-    costFields,
-  } = found;
+  const { kind, key: child, managementKey, rateLimitRpm, models, costFields } = row;
+  const inForce = (own: number | null, usual: number | null) => (own === 0 ? null : (own ?? usual));
+  const accountLimits = {
+    rateLimitRpm: inForce(row.accountRpm, defaults.rateLimitRpm),
+    concurrency: inForce(row.accountConcurrency, defaults.concurrency),
+  };
   return {
     ...{ kind, account, child, managementKey, secretVersion },
     ...{ rateLimitRpm, accountLimits, models, costFields },
