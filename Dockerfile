@@ -15,7 +15,9 @@ COPY --from=packages /app/node_modules node_modules
 COPY package.json tsconfig.json LICENSE ./
 COPY src src
 COPY workflows workflows
+# Compiled here: whoever runs it may not write there
+RUN node src/keytoll.mjs --help > /dev/null
 USER node
 EXPOSE 8080 8081
-ENTRYPOINT ["node", "--import", "/app/src/typescript.mjs", "src/main.ts"]
+ENTRYPOINT ["node", "src/keytoll.mjs"]
 CMD ["serve"]

@@ -1,23 +1,11 @@
-// Lets node run this project's TypeScript: node --import ./src/typescript.mjs src/main.ts
-// Types are taken off and nothing is added: what keeps the names of functions for debuggers runs at
-// each closure that a request makes.
+// Lets node run this project's TypeScript: node --import ./src/typescript.mjs test/bench/main.ts
+// For what runs once. What runs for long is compiled first, by keytoll.mjs.
 import { readFile } from "node:fs/promises";
 import { register } from "node:module";
 import { fileURLToPath } from "node:url";
 import { isMainThread } from "node:worker_threads";
 import { transform } from "@swc/core";
-
-const OPTIONS = {
-  configFile: false,
-  swcrc: false,
-  module: { type: "es6" },
-  sourceMaps: "inline",
-  jsc: {
-    parser: { syntax: "typescript" },
-    target: "es2022",
-    transform: { verbatimModuleSyntax: true },
-  },
-};
+import { OPTIONS } from "./swc.mjs";
 
 // Node runs the hooks below in a thread of their own, which reads this file as well
 if (isMainThread) {
@@ -34,6 +22,7 @@ export function resolve(specifier, context, next) {
 export async function load(url, context, next) {
   if (!url.endsWith(".ts")) return await next(url, context);
   const filename = fileURLToPath(url);
-  const { code } = await transform(await readFile(filename, "utf8"), { ...OPTIONS, filename });
+  const source = await readFile(filename, "utf8");
+  const { code } = await transform(source, { ...OPTIONS, filename, sourceMaps: "inline" });
   return { format: "module", shortCircuit: true, source: code };
 }

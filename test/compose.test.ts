@@ -244,7 +244,7 @@ describe("Dockerfile", () => {
       expect(seen).toContain(`!${path}`);
     }
     const start = JSON.parse(lines("ENTRYPOINT")[0] ?? "[]") as string[];
-    expect(start).toEqual(["node", "--import", "/app/src/typescript.mjs", "src/main.ts"]);
+    expect(start).toEqual(["node", "src/keytoll.mjs"]);
     const { dependencies } = JSON.parse(read("package.json")) as { dependencies: Env };
     expect(dependencies).toHaveProperty("@swc/core");
   });

@@ -3,14 +3,12 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import postgres from "postgres";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { Charge } from "../src/dev/endings.js";
-import { isRunning, nodeArgs, readOrNothing } from "../src/dev/processes.js";
+import { isRunning, KEYTOLL, readOrNothing } from "../src/dev/processes.js";
 import type { Ready } from "../src/dev/run-file.js";
 
-const MAIN = fileURLToPath(new URL("../src/main.ts", import.meta.url));
 const FREE_PORTS = { PORT: "0", GRPC_PORT: "0", TEMPORAL_UI_PORT: "0" };
 const LONG = 120_000;
 
@@ -38,7 +36,7 @@ afterEach(async () => {
 });
 
 function dev(env: Record<string, string> = {}): Run {
-  const child = spawn(process.execPath, [...nodeArgs(MAIN), "dev"], {
+  const child = spawn(process.execPath, [KEYTOLL, "dev"], {
     env: { PATH: process.env.PATH, HOME: process.env.HOME, ...FREE_PORTS, ...env, ...dirEnv() },
     stdio: ["ignore", "pipe", "pipe"],
   });

@@ -1,10 +1,9 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { newId } from "../src/base/ids.js";
 import { connect, type Sql } from "../src/db/sql.js";
-import { TYPESCRIPT } from "../src/dev/processes.js";
+import { KEYTOLL } from "../src/dev/processes.js";
 import { type DemoUpstream, startDemoUpstream } from "../src/inference/demo-upstream.js";
 import { freshDatabase, type TestDatabase } from "./support/database.js";
 import {
@@ -16,7 +15,6 @@ import {
   UPSTREAM_KEY,
 } from "./support/live-gateway.js";
 
-const MAIN = fileURLToPath(new URL("../src/main.ts", import.meta.url));
 const PASSWORD = "password-zebra-1f4b";
 const WRONG_PASSWORD = "wrong-password-zebra-77aa";
 const PROMPT = "prompt-zebra-90ce";
@@ -70,8 +68,8 @@ async function startServe(): Promise<string> {
     ...environment(database.url, upstream.url),
     KEYTOLL_LOG_LEVEL: "trace",
   };
-  gateway = fork(MAIN, ["serve"], {
-    execArgv: TYPESCRIPT,
+  gateway = fork(KEYTOLL, ["serve"], {
+    execArgv: [],
     stdio: ["ignore", "pipe", "pipe", "ipc"],
     env,
   });

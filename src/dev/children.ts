@@ -1,14 +1,13 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { SECOND } from "../base/time.js";
 import type { Kind } from "./endings.js";
 import {
   GATEWAY_FLAGS,
   identify,
+  KEYTOLL,
   lastLines,
-  nodeArgs,
   type Process,
   type Service,
 } from "./processes.js";
@@ -30,7 +29,6 @@ export interface ChildOptions {
   watch: (it: Process) => void;
 }
 
-const MAIN = fileURLToPath(new URL("../main.ts", import.meta.url));
 const READY_TIMEOUT = 60 * SECOND;
 const FOLLOW_EVERY = 200;
 const WARNING = 40;
@@ -47,15 +45,11 @@ export async function startChild<Ready>(options: ChildOptions): Promise<Child<Re
   const file = openSync(log, "a", 0o600);
   const stopFollowing = follow(log, (line) => tellWarning(verb, line, say));
   const flags = verb === "serve" ? GATEWAY_FLAGS : [];
-  const child = spawn(
-    process.execPath,
-    [...flags, ...nodeArgs(MAIN), verb, ...(options.args ?? [])],
-    {
-      detached: true,
-      stdio: ["ignore", file, file, "ipc"],
-      env: options.env,
-    },
-  );
+  const child = spawn(process.execPath, [...flags, KEYTOLL, verb, ...(options.args ?? [])], {
+    detached: true,
+    stdio: ["ignore", file, file, "ipc"],
+    env: options.env,
+  });
   closeSync(file);
   const it = identify(child.pid ?? 0);
   options.watch(it);

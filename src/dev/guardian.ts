@@ -15,7 +15,7 @@ export interface Guardian {
  * it.
  */
 export function startGuardian(): Guardian {
-  const file = fileURLToPath(new URL("./guardian-main.ts", import.meta.url));
+  const file = fileURLToPath(import.meta.url.replace(/guardian(\.\w+)$/, "guardian-main$1"));
   const child = spawn(process.execPath, nodeArgs(file), {
     detached: true,
     stdio: ["pipe", "ignore", "ignore"],

@@ -1,5 +1,6 @@
 import { execFileSync, spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { elapsed, pause, SECOND } from "../base/time.js";
 
 /** A process, and when it started: a pid alone may have been given to another one since. */
@@ -75,17 +76,26 @@ export async function launch(what: Launch): Promise<Launched> {
 export const identify = (pid: number): Process => ({ pid, start: startOf(pid) ?? "" });
 
 /**
- * Node's flags for a gateway that shares few cores with Postgres: most of what a request makes dies
- * young, so a larger nursery and no collector threads beside it are worth a tenth to a quarter of
- * its requests a second.
+ * Node's flags for a gateway that shares few cores with Postgres. Most of what a request makes dies
+ * young: a larger nursery and no collector threads beside it are worth a tenth to a quarter of its
+ * requests a second. And nothing of it is born old, as node would have it where much is under way:
+ * that is a quarter of the memory.
  */
-export const GATEWAY_FLAGS = ["--single-threaded-gc", "--max-semi-space-size=64"];
+export const GATEWAY_FLAGS = [
+  "--single-threaded-gc",
+  "--max-semi-space-size=32",
+  "--no-allocation-site-pretenuring",
+];
+
+/** Our command line as a file that node runs: a verb follows. */
+export const KEYTOLL = fileURLToPath(new URL("../keytoll.mjs", import.meta.url));
 
 /** Node's flags that let it run TypeScript, wherever it is started. */
 export const TYPESCRIPT = ["--import", new URL("../typescript.mjs", import.meta.url).href];
 
-/** Node's arguments that run one of our files. */
-export const nodeArgs = (file: string): string[] => [...TYPESCRIPT, file];
+/** Node's arguments that run one of our files, compiled or not. */
+export const nodeArgs = (file: string): string[] =>
+  file.endsWith(".ts") ? [...TYPESCRIPT, file] : [file];
 
 /**
  * When a process started, in the system's own words. Undefined where there is none, or only its

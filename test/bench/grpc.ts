@@ -5,7 +5,7 @@ import { connect, type Sql } from "../../src/db/sql.js";
 import { createManagementKey } from "../../src/keys/management-keys.js";
 import type { GrpcFigures, GrpcLoad } from "./grpc-load.js";
 import { engineFigures, type Figures, openBooks } from "./holds.js";
-import { cpuOf, messageOf, startProcess, stop } from "./processes.js";
+import { cpuOf, messageOf, startProcess, startVerb, stop } from "./processes.js";
 
 export interface GrpcBench {
   /** Makes a migrated database without any rows. */
@@ -103,8 +103,7 @@ async function throughGateway(
   { seconds, concurrency }: Load,
 ): Promise<Through> {
   const started: ChildProcess[] = [];
-  const start = (file: string, args: string[] = [], env = process.env) => {
-    const child = startProcess(file, args, env);
+  const begun = (child: ChildProcess) => {
     started.push(child);
     return child;
   };
@@ -112,19 +111,21 @@ async function throughGateway(
   try {
     const pepper = randomBytes(32).toString("hex");
     const books = await seed(sql, pepper);
-    const gateway = start("../../src/main.ts", ["serve"], {
-      ...process.env,
-      DATABASE_URL: databaseUrl,
-      KEYTOLL_SECRET: pepper,
-      KEYTOLL_LOG_LEVEL: "warn",
-      PORT: "0",
-      GRPC_PORT: "0",
-    });
+    const gateway = begun(
+      startVerb("serve", {
+        ...process.env,
+        DATABASE_URL: databaseUrl,
+        KEYTOLL_SECRET: pepper,
+        KEYTOLL_LOG_LEVEL: "warn",
+        PORT: "0",
+        GRPC_PORT: "0",
+      }),
+    );
     const { ready } = await messageOf<{ ready: { grpc: string; http: string } }>(gateway);
     const share = Math.ceil(concurrency / CLIENTS);
     const { grpc: address, http } = ready;
     const load: GrpcLoad = { address, http, ...books, seconds, concurrency: share, by };
-    const clients = Array.from({ length: CLIENTS }, () => start("./grpc-load.ts"));
+    const clients = Array.from({ length: CLIENTS }, () => begun(startProcess("./grpc-load.ts")));
     await all(clients);
     await all(clients, load);
     const before = await cpuTimes(sql, gateway, clients);

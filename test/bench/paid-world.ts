@@ -7,7 +7,7 @@ import { connect, only, type Sql } from "../../src/db/sql.js";
 import { createManagementKey } from "../../src/keys/management-keys.js";
 import { hashSecret, hintOf, nameOfPepper, newSecret } from "../../src/keys/secret.js";
 import { setModelPrice } from "../../src/pricing/prices.js";
-import { cpuOf, messageOf, startProcess, stop } from "./processes.js";
+import { cpuOf, messageOf, startProcess, startVerb, stop } from "./processes.js";
 
 export const MODEL = "bench/fast";
 
@@ -30,8 +30,7 @@ export interface PaidWorld {
 /** @param keys how many child keys, each with limits that never bind */
 export async function openPaidWorld(databaseUrl: string, keys: number): Promise<PaidWorld> {
   const started: ChildProcess[] = [];
-  const start = async (file: string, args: string[] = [], env = process.env) => {
-    const child = startProcess(file, args, env);
+  const begun = async (child: ChildProcess) => {
     started.push(child);
     const { ready } = await messageOf<{ ready: string | { http: string } }>(child);
     return { child, url: typeof ready === "string" ? ready : ready.http };
@@ -43,19 +42,21 @@ export async function openPaidWorld(databaseUrl: string, keys: number): Promise<
   };
   try {
     const secret = randomBytes(32).toString("hex");
-    const { url: upstream } = await start("./upstream.ts");
-    const { url: bare } = await start("./bare-proxy.ts", [upstream]);
+    const { url: upstream } = await begun(startProcess("./upstream.ts"));
+    const { url: bare } = await begun(startProcess("./bare-proxy.ts", [upstream]));
     const secrets = await seed(sql, secret, keys);
     const postmaster = await postmasterOf(sql);
-    const gateway = await start("../../src/main.ts", ["serve"], {
-      ...process.env,
-      DATABASE_URL: databaseUrl,
-      KEYTOLL_SECRET: secret,
-      KEYTOLL_UPSTREAM_URL: upstream,
-      KEYTOLL_LOG_LEVEL: "warn",
-      PORT: "0",
-      GRPC_PORT: "0",
-    });
+    const gateway = await begun(
+      startVerb("serve", {
+        ...process.env,
+        DATABASE_URL: databaseUrl,
+        KEYTOLL_SECRET: secret,
+        KEYTOLL_UPSTREAM_URL: upstream,
+        KEYTOLL_LOG_LEVEL: "warn",
+        PORT: "0",
+        GRPC_PORT: "0",
+      }),
+    );
     return {
       ...{ upstream, bare, gateway: gateway.url, keys: secrets, close },
       cpu: () => ({
@@ -63,7 +64,7 @@ export async function openPaidWorld(databaseUrl: string, keys: number): Promise<
         postgres: cpuOf([postmaster, ...childrenOf(postmaster)]),
       }),
       memory: () => residentBytes(gateway.child.pid),
-      client: async (file) => (await start(file)).child,
+      client: async (file) => (await begun(startProcess(file))).child,
     };
   } catch (error) {
     await close();

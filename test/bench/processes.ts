@@ -2,21 +2,24 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { GATEWAY_FLAGS, nodeArgs } from "../../src/dev/processes.js";
+import { GATEWAY_FLAGS, KEYTOLL, nodeArgs } from "../../src/dev/processes.js";
 
 /**
- * Starts a file of the project, or of the bench, as a process that can be talked with.
+ * Starts a file of the bench as a process that can be talked with.
  *
  * @param file relative to this folder
  */
-export function startProcess(file: string, args: string[] = [], env = process.env): ChildProcess {
-  const path = fileURLToPath(new URL(file, import.meta.url));
-  const flags = args[0] === "serve" ? GATEWAY_FLAGS : [];
-  return spawn(process.execPath, [...flags, ...nodeArgs(path), ...args], {
-    stdio: ["ignore", "inherit", "inherit", "ipc"],
-    env,
-  });
+export function startProcess(file: string, args: string[] = []): ChildProcess {
+  return talkative([...nodeArgs(fileURLToPath(new URL(file, import.meta.url))), ...args]);
 }
+
+/** Starts a verb of ours likewise, as `npm start` does. */
+export function startVerb(verb: "serve" | "work", env: NodeJS.ProcessEnv): ChildProcess {
+  return talkative([...(verb === "serve" ? GATEWAY_FLAGS : []), KEYTOLL, verb], env);
+}
+
+const talkative = (args: string[], env = process.env): ChildProcess =>
+  spawn(process.execPath, args, { stdio: ["ignore", "inherit", "inherit", "ipc"], env });
 
 /** The next message of a process. Rejects where it ends instead. */
 export function messageOf<Message>(child: ChildProcess): Promise<Message> {

@@ -7,7 +7,7 @@ import { findTemporal } from "../../src/dev/find-temporal.js";
 import { startGuardian } from "../../src/dev/guardian.js";
 import type { Process } from "../../src/dev/processes.js";
 import { startTemporal } from "../../src/dev/temporal.js";
-import { startProcess, stop } from "./processes.js";
+import { startVerb, stop } from "./processes.js";
 
 const namespace = "default";
 
@@ -59,7 +59,7 @@ export async function startBenchTemporal(): Promise<BenchTemporal> {
 export function startBenchWorker(databaseUrl: string, address: string) {
   const KEYTOLL_DATA_DIR = mkdtempSync(join(tmpdir(), "keytoll-bench-worker-"));
   const { PATH, HOME } = process.env;
-  const child = startProcess("../../src/main.ts", ["work"], {
+  const child = startVerb("work", {
     ...{ PATH, HOME, TZ: "UTC", KEYTOLL_DATA_DIR, KEYTOLL_LOG_LEVEL: "silent" },
     ...{ DATABASE_URL: databaseUrl, TEMPORAL_ADDRESS: address },
     KEYTOLL_SECRET: "a pepper of the bench in 32 bytes or more",

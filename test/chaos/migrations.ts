@@ -1,15 +1,13 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { fileURLToPath } from "node:url";
 import postgres from "postgres";
 import { newId } from "../../src/base/ids.js";
 import { pause } from "../../src/base/time.js";
 import { migrationNames } from "../../src/db/migrate.js";
-import { nodeArgs } from "../../src/dev/processes.js";
+import { KEYTOLL } from "../../src/dev/processes.js";
 import type { Dice } from "./dice.js";
 import type { World } from "./system.js";
 
-const MAIN = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
 const LOOK_EVERY = 3;
 const ATTEMPTS = 60;
 const PAUSE = 200;
@@ -57,7 +55,7 @@ async function killAt(url: string, wanted: number): Promise<number> {
 
 /** `keytoll migrate`, and what it complained of when it has ended. */
 function run(url: string) {
-  const child = spawn(process.execPath, [...nodeArgs(MAIN), "migrate"], {
+  const child = spawn(process.execPath, [KEYTOLL, "migrate"], {
     stdio: ["ignore", "ignore", "pipe"],
     env: { PATH: process.env.PATH, HOME: process.env.HOME, DATABASE_URL: url },
   });

@@ -1,10 +1,9 @@
 import { spawn } from "node:child_process";
 import { text } from "node:stream/consumers";
-import { fileURLToPath } from "node:url";
 import { elapsed, pause, SECOND } from "../../src/base/time.js";
 import { checkBooks } from "../../src/check/check.js";
 import type { Finding } from "../../src/check/invariants.js";
-import { nodeArgs } from "../../src/dev/processes.js";
+import { KEYTOLL } from "../../src/dev/processes.js";
 import { closeConnections } from "./ask.js";
 import { type Audit, audit } from "./audit.js";
 import { type ClientBook, emptyBook, type UpstreamBook } from "./books.js";
@@ -45,7 +44,6 @@ export interface Result {
   settledMs: number;
 }
 
-const MAIN = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
 const ENOUGH_UP = 30 * SECOND;
 
 /** Starts the system, loads it, breaks it, and compares all books when it has come to rest. */
@@ -90,7 +88,7 @@ export async function runChaos(options: Options): Promise<Result> {
 /** What an operator sees who proves the books from the command line. */
 async function keytollCheck(databaseUrl: string): Promise<string> {
   const env = { PATH: process.env.PATH, HOME: process.env.HOME, DATABASE_URL: databaseUrl };
-  const check = spawn(process.execPath, [...nodeArgs(MAIN), "check", "--full"], {
+  const check = spawn(process.execPath, [KEYTOLL, "check", "--full"], {
     stdio: ["ignore", "pipe", "inherit"],
     env,
   });

@@ -31,6 +31,8 @@ export interface Tally {
 
 const LONGEST_SCRIPT = 120;
 const CHECK_EVERY = 500;
+/** A long run says how far it is. */
+const TELL_EVERY = 50_000;
 /**
  * Worlds in one database: each has 12 years to itself, so that no reset is of two worlds; all are to
  * come, for some invariants go by the real clock, and end before microseconds are no whole numbers.
@@ -132,6 +134,7 @@ function createLane(tally: Tally, spoil: (sql: Sql) => Promise<unknown>) {
         for (const it of [...OPENING, ...script]) {
           await takeStep(place, real, world, it, tally);
           if (tally.steps % CHECK_EVERY === 0) await check();
+          if (tally.steps % TELL_EVERY === 0) console.log(`model: ${tally.steps} steps agree`);
         }
         await leave(place, real, horizon);
       } catch (error) {

@@ -4,11 +4,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { type AddressInfo, createServer, connect as dial, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { TYPESCRIPT } from "../../src/dev/processes.js";
+import { KEYTOLL } from "../../src/dev/processes.js";
 import { environment, restClient } from "./live-gateway.js";
-
-const MAIN = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
 
 export type Serving = Awaited<ReturnType<typeof startServing>>;
 
@@ -16,8 +13,8 @@ export type Serving = Awaited<ReturnType<typeof startServing>>;
 export async function startServing(databaseUrl: string, upstreamUrl: string, more: object = {}) {
   const { PATH, HOME } = process.env;
   const KEYTOLL_DATA_DIR = mkdtempSync(join(tmpdir(), "keytoll-serving-"));
-  const child: ChildProcess = fork(MAIN, ["serve"], {
-    execArgv: TYPESCRIPT,
+  const child: ChildProcess = fork(KEYTOLL, ["serve"], {
+    execArgv: [],
     stdio: ["ignore", "ignore", "inherit", "ipc"],
     env: {
       PATH,

@@ -2,10 +2,9 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { expect, vi } from "vitest";
 import type { Charge, Kind } from "../../src/dev/endings.js";
-import { isRunning, nodeArgs, readOrNothing } from "../../src/dev/processes.js";
+import { isRunning, KEYTOLL, readOrNothing } from "../../src/dev/processes.js";
 import type { Ready } from "../../src/dev/run-file.js";
 
 /** The whole of it, started as a user starts it, in a folder of its own. */
@@ -26,7 +25,6 @@ export interface System {
 /** For what several processes have to do first. */
 export const PATIENCE = { timeout: 60_000, interval: 50 };
 
-const MAIN = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
 const FREE_PORTS = { PORT: "0", GRPC_PORT: "0", TEMPORAL_UI_PORT: "0" };
 
 /** Starts everything as `npm start` does, on free ports, and waits for the banner's last line. */
@@ -69,7 +67,7 @@ export async function startSystem(): Promise<System> {
 type Run = ReturnType<typeof run>;
 
 function run(args: string[], env: NodeJS.ProcessEnv) {
-  const child = spawn(process.execPath, [...nodeArgs(MAIN), ...args], {
+  const child = spawn(process.execPath, [KEYTOLL, ...args], {
     env,
     stdio: ["ignore", "pipe", "pipe"],
   });

@@ -1,12 +1,9 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { TYPESCRIPT } from "../../src/dev/processes.js";
+import { KEYTOLL } from "../../src/dev/processes.js";
 import { type Receiver, startReceiver, verified } from "./receiver.js";
 import { aShop, aWorld, until, type World } from "./world.js";
-
-const MAIN = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
 
 let world: World;
 let receiver: Receiver;
@@ -18,7 +15,7 @@ beforeAll(async () => {
   const { PATH, HOME } = process.env;
   const env = { PATH, HOME, ...world.env, KEYTOLL_LOG_LEVEL: "silent" };
   const stdio = ["ignore", "ignore", "inherit", "ipc"] as const;
-  child = fork(MAIN, ["work"], { execArgv: TYPESCRIPT, stdio: [...stdio], env });
+  child = fork(KEYTOLL, ["work"], { execArgv: [], stdio: [...stdio], env });
   await once(child, "message");
 });
 afterAll(async () => {

@@ -1,9 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { fileURLToPath } from "node:url";
 import type { Client } from "@temporalio/client";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Id } from "../../src/base/ids.js";
-import { nodeArgs } from "../../src/dev/processes.js";
+import { KEYTOLL } from "../../src/dev/processes.js";
 import { startWorker } from "../../src/worker.js";
 import { workflowIds } from "../../workflows/contract.js";
 import { freshNamespace, temporalAddress } from "../support/services.js";
@@ -20,7 +19,6 @@ import {
   within,
 } from "./world.js";
 
-const MAIN = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
 /** docker-compose.yml gives a worker 45 s; it wants no more than this. */
 const GRACE_MS = 30_000;
 
@@ -47,7 +45,7 @@ function startProcess() {
     ...{ PATH, HOME, DATABASE_URL: world.databaseUrl, KEYTOLL_DATA_DIR: DATA_DIR },
     ...{ TEMPORAL_ADDRESS: temporal.address, TEMPORAL_NAMESPACE: temporal.namespace },
   };
-  const child = spawn(process.execPath, [...nodeArgs(MAIN), "work"], { env, stdio: "ignore" });
+  const child = spawn(process.execPath, [KEYTOLL, "work"], { env, stdio: "ignore" });
   started.push(child);
   const ended = new Promise<number | null>((resolve) => child.once("exit", resolve));
   return { child, ended };

@@ -1,10 +1,9 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
-import { fileURLToPath } from "node:url";
 import type { Client } from "@temporalio/client";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import type { Sql, Tx } from "../../src/db/sql.js";
-import { TYPESCRIPT } from "../../src/dev/processes.js";
+import { KEYTOLL } from "../../src/dev/processes.js";
 import { QUEUES, workflowIds } from "../../workflows/contract.js";
 import type { limitReset } from "../../workflows/limit-reset.js";
 import { freshNamespace, temporalAddress } from "../support/services.js";
@@ -20,7 +19,6 @@ import {
   within,
 } from "./world.js";
 
-const MAIN = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
 const YESTERDAY = "2026-03-10";
 const TODAY = { kind: "day", period: "2026-03-11" } as const;
 const LIMIT = 150_000;
@@ -66,8 +64,8 @@ afterEach(async () => {
 
 async function startWorkerProcess(): Promise<ChildProcess> {
   const { PATH, HOME } = process.env;
-  const worker = fork(MAIN, ["work"], {
-    execArgv: TYPESCRIPT,
+  const worker = fork(KEYTOLL, ["work"], {
+    execArgv: [],
     stdio: ["ignore", "ignore", "inherit", "ipc"],
     env: {
       ...{ PATH, HOME, TZ: "America/New_York", KEYTOLL_LOG_LEVEL: "silent" },
