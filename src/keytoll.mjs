@@ -3,6 +3,7 @@
 // back to the source a process takes 100 MB less, and starts sooner.
 import { createHash, randomBytes } from "node:crypto";
 import {
+  existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -26,8 +27,12 @@ const files = ["package.json", ...below("src"), ...below("workflows")].map((path
   bytes: readFileSync(join(ROOT, path)),
 }));
 const compiled = join(CACHE, fingerprint());
-if (!exists(compiled)) await compile();
-await import(pathToFileURL(join(compiled, "src/main.js")).href);
+if (existsSync(compiled) || (await compile())) {
+  await import(pathToFileURL(join(compiled, "src/main.js")).href);
+} else {
+  await import("./typescript.mjs");
+  await import("./main.ts");
+}
 
 function below(folder) {
   return readdirSync(join(ROOT, folder), { recursive: true, withFileTypes: true })
@@ -42,27 +47,40 @@ function fingerprint() {
   return hash.digest("hex").slice(0, 24);
 }
 
-/** All at once or not at all: several processes may do it at the same time. */
+/**
+ * All at once or not at all: several processes may do it at the same time. Gives false where this
+ * user may not write there: then the source itself is run.
+ */
 async function compile() {
   const { transform } = await import("@swc/core");
+  const scripts = await Promise.all(
+    files
+      .filter(({ path }) => path.endsWith(".ts"))
+      .map(async ({ path, bytes }) => {
+        const options = { ...OPTIONS, filename: join(ROOT, path) };
+        const { code } = await transform(bytes.toString(), options);
+        return { path: path.replace(/ts$/, "js"), code };
+      }),
+  );
   const draft = `${compiled}.${randomBytes(4).toString("hex")}`;
-  const compileFile = async ({ path, bytes }) => {
-    const [source, target] = [join(ROOT, path), join(draft, path)];
-    mkdirSync(dirname(target), { recursive: true });
-    // What is read and not run stays what it is
-    symlinkSync(relative(dirname(target), source), target);
-    if (!path.endsWith(".ts")) return;
-    const { code } = await transform(bytes.toString(), { ...OPTIONS, filename: source });
-    writeFileSync(target.replace(/ts$/, "js"), code);
-  };
   try {
-    await Promise.all(files.map(compileFile));
+    write(draft, scripts);
     renameSync(draft, compiled);
     forgetOld();
-  } catch (error) {
-    rmSync(draft, { recursive: true, force: true });
-    if (!exists(compiled)) throw error;
+  } catch {
+    if (existsSync(draft)) rmSync(draft, { recursive: true, force: true });
   }
+  return existsSync(compiled);
+}
+
+function write(folder, scripts) {
+  for (const { path } of files) {
+    const target = join(folder, path);
+    mkdirSync(dirname(target), { recursive: true });
+    // What is read and not run stays what it is
+    symlinkSync(relative(dirname(target), join(ROOT, path)), target);
+  }
+  for (const { path, code } of scripts) writeFileSync(join(folder, path), code);
 }
 
 /** Whoever still runs what was compiled before may yet read of it. */
@@ -72,8 +90,4 @@ function forgetOld() {
     const old = statSync(path, { throwIfNoEntry: false });
     if (old && Date.now() - old.mtimeMs > WEEK) rmSync(path, { recursive: true, force: true });
   }
-}
-
-function exists(path) {
-  return statSync(path, { throwIfNoEntry: false }) !== undefined;
 }

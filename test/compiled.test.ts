@@ -25,7 +25,7 @@ beforeEach(() => {
   for (const name of ["src", "workflows", "node_modules"]) {
     mkdirSync(join(folder, name), { recursive: true });
   }
-  for (const name of ["src/keytoll.mjs", "src/swc.mjs", "package.json"]) {
+  for (const name of ["src/keytoll.mjs", "src/swc.mjs", "src/typescript.mjs", "package.json"]) {
     copyFileSync(join(ROOT, name), join(folder, name));
   }
   symlinkSync(join(ROOT, "node_modules/@swc"), join(folder, "node_modules/@swc"));
@@ -80,5 +80,10 @@ const text: string = readFileSync(new URL("./note.txt", import.meta.url), "utf8"
 test("a source that cannot be compiled is named, and leaves nothing behind", async () => {
   write("src/word.ts", "export const word: string = ;");
   await expect(run("one")).rejects.toThrow(/word\.ts/);
-  expect(compiled()).toEqual([]);
+  expect(() => compiled()).toThrow("ENOENT");
+});
+
+test("a program runs where nothing of it may be kept", async () => {
+  write("node_modules/.cache", "no folder");
+  expect(await run("one")).toBe("hello one");
 });
