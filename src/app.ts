@@ -35,7 +35,6 @@ import { ModelService } from "./gen/keytoll/v1/model_pb.js";
 import { UsageService } from "./gen/keytoll/v1/usage_pb.js";
 import { WebhookService } from "./gen/keytoll/v1/webhook_pb.js";
 import { createDelivery } from "./holds/delivery/deliver.js";
-import { createHandover } from "./holds/delivery/handover.js";
 import { createSpool } from "./holds/delivery/spool.js";
 import { createHolds } from "./holds/engine.js";
 import { keepLease } from "./holds/lease.js";
@@ -55,7 +54,6 @@ import { createKeyring } from "./keys/authenticate.js";
 import { createRateLimiter } from "./keys/rate-limit.js";
 import { keyHandlers } from "./keys/rpc.js";
 import { createPriceBook } from "./pricing/prices.js";
-import { openClient } from "./temporal/client.js";
 import { usageHandlers } from "./usage/rpc.js";
 import { VERSION } from "./version.js";
 import { keepRefusals } from "./webhooks/notices.js";
@@ -104,10 +102,9 @@ export async function createApp(
   metrics.watchUpstreams(upstreams);
   const refusals = keepRefusals(sql, log);
   const holds = noticing(metrics.measured(createHolds(money, { gateway })), refusals.note);
-  const temporal = temporalOf(config);
-  const handOver = temporal && createHandover(temporal.client, log);
+  const temporal = await temporalOf(config, log);
   const spool = createSpool({ dataDir: config.dataDir, log });
-  const delivery = createDelivery({ sql, holds, spool, handOver, log });
+  const delivery = createDelivery({ sql, holds, spool, handOver: temporal?.handOver, log });
   metrics.watchDelivery(delivery);
   // What an earlier gateway could not deliver comes before all else
   if (!(await delivery.deliver())) throw new Error("Postgres does not answer");
@@ -235,9 +232,19 @@ export async function createApp(
   };
 }
 
-/** Undefined where none is configured: a gateway works without. */
-function temporalOf({ temporalAddress: address, temporalNamespace: namespace }: Config) {
-  return address === undefined ? undefined : openClient({ address, namespace });
+/**
+ * Undefined where none is configured: a gateway works without, and does not load its client, which
+ * takes as much memory as a tenth of all else.
+ */
+async function temporalOf(
+  { temporalAddress: address, temporalNamespace: namespace }: Config,
+  log: Log,
+) {
+  if (address === undefined) return undefined;
+  const { openClient } = await import("./temporal/client.js");
+  const { createHandover } = await import("./holds/delivery/handover.js");
+  const { client, close } = openClient({ address, namespace });
+  return { handOver: createHandover(client, log), close };
 }
 
 function required(value: string | undefined, name: string): string {

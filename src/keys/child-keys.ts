@@ -5,9 +5,9 @@ import type { Db, Sql, Tx } from "../db/sql.js";
 import type { ChildCaller, Manager } from "./caller.js";
 import { audit, changeKeys, differences, graceEnd, mintSecret, refuseOthers } from "./changes.js";
 import { checkChildFields, checkExpiry, checkGrace } from "./fields.js";
-import { replaceSecret } from "./grace.js";
 import type { ChildFields, ChildKey } from "./key.js";
 import { getManagementKey } from "./management-keys.js";
+import { replaceSecret } from "./replaced.js";
 import {
   type ChildFilter,
   findChild,

@@ -1,10 +1,8 @@
 import type { Client } from "@temporalio/client";
 import type { Id } from "../base/ids.js";
 import { lockAccounts, type Sql, type Tx } from "../db/sql.js";
-import { enqueue } from "../temporal/outbox.js";
 import { KEY_TABLES, type KeyTable } from "./expiry-store.js";
 import { findGrace, recordGraceEnds, unrecordedGraces } from "./grace-store.js";
-import type { SecretState } from "./key.js";
 import { startOrWake, wakeIfRunning } from "./reminder.js";
 import { forgetReplacedSecrets } from "./store-secret.js";
 
@@ -70,22 +68,6 @@ async function record(tx: Tx, table: KeyTable, ids: Id[]): Promise<number> {
   const recorded = await recordGraceEnds(tx, table, ids);
   if (recorded.length > 0) await forgetReplacedSecrets(tx, recorded);
   return recorded.length;
-}
-
-/**
- * What follows from a new secret, in its transaction: secrets that no longer work are forgotten, and
- * the job that ends a grace is told of the new end.
- *
- * @param until end of the replaced secret's grace; null: it has none
- */
-export async function replaceSecret(
-  tx: Tx,
-  key: Id,
-  before: SecretState,
-  until: Date | null,
-): Promise<void> {
-  await forgetReplacedSecrets(tx, [key]);
-  if (until ?? before.previousSecretUntil) await enqueue(tx, { kind: "key_grace", key });
 }
 
 /**

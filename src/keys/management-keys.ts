@@ -5,8 +5,8 @@ import type { Db, Sql, Tx } from "../db/sql.js";
 import type { Access, CostFields, Manager, OwnerCaller } from "./caller.js";
 import { audit, changeKeys, differences, graceEnd, mintSecret, refuseOthers } from "./changes.js";
 import { checkExpiry, checkGrace, checkName } from "./fields.js";
-import { replaceSecret } from "./grace.js";
 import type { ManagementKey } from "./key.js";
+import { replaceSecret } from "./replaced.js";
 import {
   findManagement,
   insertManagement,

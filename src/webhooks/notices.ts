@@ -60,7 +60,7 @@ export interface RefusalNotes {
 }
 
 /** Refusals remembered as recorded, so that a client which insists costs nothing. */
-const KNOWN = 50_000;
+const KNOWN = 10_000;
 /** What waits to be recorded; more than that in a second is dropped, and comes again. */
 const WAITING = 5_000;
 

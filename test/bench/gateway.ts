@@ -18,7 +18,7 @@ const KEYS = 100;
 const FEW = 10;
 const STEADY_RATE = 200;
 const STEADY_CONNECTIONS = 16;
-const ROUNDS = 2;
+const ROUNDS = 4;
 const PATH = "/v1/chat/completions";
 const BODY = JSON.stringify({
   model: MODEL,

@@ -143,7 +143,7 @@ describe.each(["httpPort", "grpcPort"] as const)("on the %s", (port) => {
   test("streams beyond those that it may have open are reset, all others go on", async () => {
     const wire = await flood(doors[port], { bytes: streams() });
     const resets = () => expect(wire.came[TYPE.reset]).toBeGreaterThan(99);
-    await vi.waitFor(resets, { timeout: 10_000 });
+    await vi.waitFor(resets, { timeout: 20_000 });
     wire.socket.destroy();
   });
 
