@@ -54,11 +54,17 @@ export function createCommands(sources: CommandSources) {
       const { account } = manager;
       const id = checkHoldId(request.holdId);
       const facts = await book.facts(manager, id);
-      const actual = await readActual(sources, facts, request.actual);
-      const { cost, inputTokens, outputTokens } = actual;
-      const fingerprint = fingerprintOf(cost, inputTokens ?? "", outputTokens ?? "");
-      const asked = { account, id, ...actual, estimated: false, fingerprint, own: false };
-      const captured = await holds.capture(asked);
+      const { cost, inputTokens, outputTokens } = await readActual(sources, facts, request.actual);
+      const captured = await holds.capture({
+        account,
+        id,
+        cost,
+        inputTokens,
+        outputTokens,
+        estimated: false,
+        fingerprint: fingerprintOf(cost, inputTokens ?? "", outputTokens ?? ""),
+        own: false,
+      });
       book.forget(account, id);
       return { hold: encodeCaptured(id, facts, captured) };
     },

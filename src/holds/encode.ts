@@ -1,4 +1,4 @@
-import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { Id } from "../base/ids.js";
 import type { Ngonka } from "../base/money.js";
@@ -78,10 +78,12 @@ export function encodeCaptured(
 
 const dayOf = (at: Date): string => at.toISOString().slice(0, 10);
 
-export function encodeRemaining(remaining: Remaining): MessageInitShape<typeof RemainingSchema> {
-  return {
-    ...(remaining.daily !== null && { dailyRemaining: remaining.daily }),
-    ...(remaining.monthly !== null && { monthlyRemaining: remaining.monthly }),
-    ...(remaining.total !== null && { totalRemaining: remaining.total }),
-  };
+type Left = Pick<MessageShape<typeof RemainingSchema>, `${keyof Remaining}Remaining`>;
+
+export function encodeRemaining({ daily, monthly, total }: Remaining): Left {
+  const left: Left = {};
+  if (daily !== null) left.dailyRemaining = daily;
+  if (monthly !== null) left.monthlyRemaining = monthly;
+  if (total !== null) left.totalRemaining = total;
+  return left;
 }

@@ -163,14 +163,28 @@ function laneset<Item, Answer>(count: number, create: () => Batcher<Item, Answer
   };
 }
 
-function toEnd({ own, ...capture }: Capture): EndItem {
-  return { ...capture, kind: own ? END_KINDS.captureByGateway : END_KINDS.captureByBackend };
-}
+/** Field by field: a spread with more behind it takes microseconds. */
+const toEnd = (capture: Capture): EndItem => ({
+  account: capture.account,
+  id: capture.id,
+  cost: capture.cost,
+  inputTokens: capture.inputTokens,
+  outputTokens: capture.outputTokens,
+  estimated: capture.estimated,
+  fingerprint: capture.fingerprint,
+  kind: capture.own ? END_KINDS.captureByGateway : END_KINDS.captureByBackend,
+});
 
-function toVoid(account: Id, id: Id): EndItem {
-  const nothing = { cost: 0n, inputTokens: null, outputTokens: null, estimated: false };
-  return { account, id, ...nothing, fingerprint: 0n, kind: END_KINDS.void };
-}
+const toVoid = (account: Id, id: Id): EndItem => ({
+  account,
+  id,
+  cost: 0n,
+  inputTokens: null,
+  outputTokens: null,
+  estimated: false,
+  fingerprint: 0n,
+  kind: END_KINDS.void,
+});
 
 function readDeadline(micros: string): { deadline: Date } | Error {
   return micros === "" ? refuse("hold_ended") : { deadline: new Date(Number(micros) / 1_000) };

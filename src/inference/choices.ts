@@ -37,14 +37,13 @@ export function shownPiece(choice: unknown, i: number): Json {
   };
 }
 
-function shownMessage(message: Json): Json {
-  const { role: _, ...said } = shownDelta(message);
-  return { role: "assistant", content: null, ...said };
-}
+const shownMessage = (message: Json): Json =>
+  withSaid({ role: "assistant", content: null }, message);
 
-function shownDelta(delta: Json): Json {
-  const shown: Json = {};
-  if (delta.role !== undefined) shown.role = "assistant";
+const shownDelta = (delta: Json): Json =>
+  withSaid(delta.role === undefined ? {} : { role: "assistant" }, delta);
+
+function withSaid(shown: Json, delta: Json): Json {
   for (const name of TEXTS) if (delta[name] !== undefined) shown[name] = delta[name];
   if (Array.isArray(delta.tool_calls)) {
     shown.tool_calls = delta.tool_calls.filter(isObject).map(shownCall);

@@ -4,6 +4,7 @@ import type { Price } from "../pricing/prices.js";
 import type { Asked } from "./kind.js";
 import type { ChatRequest } from "./parameters.js";
 import { tokensOf } from "./usage.js";
+import type { Json } from "./values.js";
 
 /** What a request is held for before it runs. */
 export interface Estimate {
@@ -154,13 +155,13 @@ export function firstPartOf(estimated: Estimate, price: Price, n: number): First
  * @throws invalid_request_error  nested too deeply to be written
  */
 export function upstreamBody(request: ChatRequest, model: string, maxTokens: number): string {
-  const body = {
-    model,
-    ...request.passed,
-    max_tokens: maxTokens,
-    ...(request.n > 1 && { n: request.n }),
-    ...(request.stream && { stream: true, stream_options: { include_usage: true } }),
-  };
+  const body: Json = { model, ...request.passed };
+  body.max_tokens = maxTokens;
+  if (request.n > 1) body.n = request.n;
+  if (request.stream) {
+    body.stream = true;
+    body.stream_options = { include_usage: true };
+  }
   try {
     return JSON.stringify(body);
   } catch {

@@ -102,7 +102,8 @@ async function claimOrRecall<Request extends Asked>(
     if ("claim" in found || found.captured) return found;
     const { hold: id, ending } = found;
     try {
-      await delivery.capture({ account, id, ...ending, fingerprint }, ending.cost);
+      const capture = { account, id, ...ending, fingerprint, own: true } as const;
+      await delivery.capture(capture, ending.cost);
       return found;
     } catch (error) {
       // Swept before anybody captured it: nobody was charged, and the key is free

@@ -83,20 +83,24 @@ export function readChatRequest(body: Json, bytes: number, fingerprint: bigint):
   const model = readModel(body.model);
   const stream = flag(body.stream, "stream");
   const includeUsage = readStreamOptions(body.stream_options, stream);
-  const { textLength, ...pictures } = readMessages(body.messages);
+  const { textLength, images, imageBytes } = readMessages(body.messages);
   checkTools(body.tools);
-  return {
+  const request: ChatRequest = {
     model,
     n: readN(body.n),
     maxTokens: readMaxTokens(body),
     stream,
     includeUsage,
-    passed: { messages: body.messages, ...passedOn(body, OURS) },
+    passed: passedOn(body, OURS, { messages: body.messages }),
     bytes,
     textLength,
     fingerprint,
-    ...(pictures.images > 0 && pictures),
   };
+  if (images > 0) {
+    request.images = images;
+    request.imageBytes = imageBytes;
+  }
+  return request;
 }
 
 /** @throws invalid_request_error */
@@ -110,11 +114,11 @@ export function readModel(model: unknown): string {
 /**
  * The parameters that go to the upstream as they are.
  *
- * @param ours those that were read already
+ * @param ours   those that were read already
+ * @param passed what stands before them
  * @throws invalid_request_error with the name of one that changes the cost
  */
-export function passedOn(body: Json, ours: ReadonlySet<string>): Json {
-  const passed: Json = {};
+export function passedOn(body: Json, ours: ReadonlySet<string>, passed: Json = {}): Json {
   for (const [name, value] of Object.entries(body)) {
     if (ours.has(name) || DROPPED.has(name) || value === null) continue;
     if (COSTLY.has(name)) {

@@ -4,6 +4,7 @@ import type { Line, Signal } from "../base/line.js";
 import type { Log } from "../base/log.js";
 import { MAX_NGONKA, type Ngonka, priceOf } from "../base/money.js";
 import type { Delivery } from "../holds/delivery/deliver.js";
+import type { OwnCapture } from "../holds/delivery/ending.js";
 import type { HoldRequest, Holds } from "../holds/holds.js";
 import type { AliasBook } from "../keys/aliases.js";
 import type { CostFields } from "../keys/caller.js";
@@ -90,21 +91,26 @@ export async function openPayment(
 ): Promise<Payment> {
   const { price, route } = await findModel(paying, payer, request.model, dialect);
   const estimated = estimate(request, price);
-  const { promptTokens } = estimated;
-  const { costFields } = payer;
   const first = streams ? firstPartOf(estimated, price, request.n) : undefined;
   const asked = holdOf(payer, id, request, price, first ?? estimated);
   const { amount: held, repeated } = await paying.holds.authorize(asked);
   // Taken while the database was away, and swept before we learnt of it: nothing may be spent on it
   if (repeated === "ended") throw refuse("not_ready", { retryAfter: 1, shouldRetry: true });
-  const life = { account: payer.account, id, held, cover: undefined, request, price, line };
-  if (first === undefined) {
-    const maxTokens = affordableTokens(estimated, price, request.n, held);
-    return { id, route, costFields, maxTokens, promptTokens, ...lifeOf(paying, life) };
-  }
-  const cover = createCover(paying.holds, asked, held, growthOf(estimated, price, request, first));
-  const { maxTokens } = estimated;
-  return { id, route, costFields, maxTokens, promptTokens, ...lifeOf(paying, { ...life, cover }) };
+  const cover =
+    first && createCover(paying.holds, asked, held, growthOf(estimated, price, request, first));
+  return paymentOf(paying, {
+    account: payer.account,
+    id,
+    route,
+    costFields: payer.costFields,
+    maxTokens: cover ? estimated.maxTokens : affordableTokens(estimated, price, request.n, held),
+    promptTokens: estimated.promptTokens,
+    held,
+    cover,
+    request,
+    price,
+    line,
+  });
 }
 
 const holdOf = (
@@ -135,18 +141,18 @@ const growthOf = (
   { step }: FirstPart,
 ): Growth => ({ price, inputTokens, most: maxTokens * n, step: step * n, whole });
 
-interface Life {
+type Told = "id" | "route" | "costFields" | "maxTokens" | "promptTokens" | "cover";
+
+interface Opened extends Pick<Payment, Told> {
   account: Id;
-  id: Id;
   held: Ngonka;
-  cover: Cover | undefined;
   request: Asked;
   price: Price;
   line: Line;
 }
 
-function lifeOf({ delivery, keeper, log }: Paying, life: Life) {
-  const { account, id, held, cover, request, price, line } = life;
+function paymentOf({ delivery, keeper, log }: Paying, opened: Opened): Payment {
+  const { account, id, held, cover, request, price, line } = opened;
   let produced: () => Usage | undefined = () => undefined;
   const unwatch = keeper.watch({
     account,
@@ -165,6 +171,11 @@ function lifeOf({ delivery, keeper, log }: Paying, life: Life) {
     },
   });
   return {
+    id,
+    route: opened.route,
+    costFields: opened.costFields,
+    maxTokens: opened.maxTokens,
+    promptTokens: opened.promptTokens,
     cover,
     signal: line.signal,
     producing(usage: () => Usage | undefined) {
@@ -176,11 +187,19 @@ function lifeOf({ delivery, keeper, log }: Paying, life: Life) {
     },
     async capture(usage: Usage): Promise<Ngonka> {
       const cost = costOf(price, usage);
-      const { fingerprint } = request;
       try {
         // A part that is being asked for belongs to what is held, or is refused
         if (cover !== undefined) await cover.settled();
-        const end = { account, id, cost, ...usage, fingerprint };
+        const end: OwnCapture = {
+          account,
+          id,
+          cost,
+          inputTokens: usage.inputTokens,
+          outputTokens: usage.outputTokens,
+          estimated: usage.estimated,
+          fingerprint: request.fingerprint,
+          own: true,
+        };
         return await delivery.capture(end, cover?.held ?? held);
       } catch (error) {
         const tokens = [usage.inputTokens, usage.outputTokens].map(String);

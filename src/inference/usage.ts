@@ -15,6 +15,8 @@ const BYTES_PER_TOKEN = 4;
 const MAX_TOKENS = 2_147_483_647;
 const UNITS_PER_CREDIT = 1_000_000_000n;
 const CREDIT_DIGITS = 9;
+/** Of an upstream's report. */
+const DETAILS = ["prompt_tokens_details", "completion_tokens_details"] as const;
 
 /** Tokens of a number of bytes, as we count where the upstream did not. */
 export const tokensOf = (bytes: number): number => Math.ceil(bytes / BYTES_PER_TOKEN);
@@ -40,24 +42,25 @@ export function reportedUsage(answer: Json): Usage | undefined {
 export function usageBody({ usage, cost, costFields }: Bill, reported: unknown): Json {
   const { inputTokens, outputTokens } = usage;
   const details = isObject(reported) && !usage.estimated ? reported : {};
-  return {
+  // Field by field: spreads and what follows them would take as long as all else of an answer
+  const body: Json = {
     prompt_tokens: Number(inputTokens),
     completion_tokens: Number(outputTokens),
     total_tokens: Number(inputTokens + outputTokens),
-    ...counts("prompt_tokens_details", details.prompt_tokens_details),
-    ...counts("completion_tokens_details", details.completion_tokens_details),
-    ...(costFields !== "none" && { cost: credits(cost), cost_units: cost.toString() }),
-    ...(costFields === "gonka" && { total_cost_gnk: credits(cost) }),
-    ...(usage.estimated && { estimated: true }),
   };
+  for (const name of DETAILS) if (isObject(details[name])) body[name] = counts(details[name]);
+  if (costFields !== "none") {
+    body.cost = credits(cost);
+    body.cost_units = cost.toString();
+  }
+  if (costFields === "gonka") body.total_cost_gnk = credits(cost);
+  if (usage.estimated) body.estimated = true;
+  return body;
 }
 
 /** Only numbers: a text in there could name whose report it is. */
-function counts(name: string, details: unknown): Json {
-  if (!isObject(details)) return {};
-  const numbers = Object.entries(details).filter(([, value]) => isCount(value));
-  return { [name]: Object.fromEntries(numbers) };
-}
+const counts = (details: Json): Json =>
+  Object.fromEntries(Object.entries(details).filter(([, value]) => isCount(value)));
 
 function credits(cost: Ngonka): number {
   const fraction = (cost % UNITS_PER_CREDIT).toString().padStart(CREDIT_DIGITS, "0");

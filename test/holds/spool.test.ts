@@ -7,7 +7,7 @@ import fc from "fast-check";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { newId } from "../../src/base/ids.js";
 import { createLog } from "../../src/base/log.js";
-import { nodeArgs } from "../../src/dev/processes.js";
+import { TYPESCRIPT } from "../../src/dev/processes.js";
 import { createSpool, type Spool } from "../../src/holds/delivery/spool.js";
 import {
   encodeRecord,
@@ -158,7 +158,7 @@ async function aGatewayProcess(fileBlocks = "unlimited") {
   const script = join(dataDir, "gateway.mjs");
   writeFileSync(script, GATEWAY);
   const files = ["holds/delivery/spool", "base/log"].map((name) => join(SOURCES, `${name}.ts`));
-  const args = [process.execPath, ...nodeArgs(script), ...files, dataDir];
+  const args = [process.execPath, ...TYPESCRIPT, script, ...files, dataDir];
   const run = `ulimit -f ${fileBlocks}; exec "$@"`;
   const child = spawn("bash", ["-c", run, "bash", ...args], {
     stdio: ["ignore", "inherit", "inherit", "ipc"],

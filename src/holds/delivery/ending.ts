@@ -6,14 +6,15 @@ import type { Capture, Holds } from "../holds.js";
 import { recordLateCapture } from "./ending-store.js";
 
 /** A capture by our own gateway, which always knows or has counted the tokens. */
-export interface OwnCapture extends Omit<Capture, "own" | "inputTokens" | "outputTokens"> {
+export interface OwnCapture extends Capture {
   inputTokens: bigint;
   outputTokens: bigint;
+  own: true;
 }
 
 /** A capture as it travels and is kept: plain JSON. */
-export function captureEnding({ account, id, cost, ...rest }: OwnCapture): HoldEnding {
-  const { inputTokens, outputTokens, estimated, fingerprint } = rest;
+export function captureEnding(capture: Omit<OwnCapture, "own">): HoldEnding {
+  const { account, id, cost, inputTokens, outputTokens, estimated, fingerprint } = capture;
   return {
     accountId: account,
     holdId: id,
@@ -43,6 +44,7 @@ function readCapture({ accountId, holdId, capture }: HoldEnding): OwnCapture | u
     outputTokens: BigInt(capture.outputTokens),
     estimated: capture.estimated,
     fingerprint: BigInt(capture.fingerprint),
+    own: true,
   };
 }
 
@@ -68,7 +70,7 @@ export interface Till {
  */
 export async function captureOwn({ sql, holds }: Till, capture: OwnCapture): Promise<HoldSettled> {
   try {
-    const { cost } = await holds.capture({ ...capture, own: true });
+    const { cost } = await holds.capture(capture);
     return { kind: "captured", costNgonka: cost.toString() };
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
