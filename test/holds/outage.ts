@@ -94,5 +94,14 @@ export async function openCashier({ url, dataDir, handOver, spoolLimit }: Parts)
 }
 
 export const ownCapture = ({ account }: Books, id: Id, cost = 70n): OwnCapture => ({
-  ...{ account, id, cost, inputTokens: 3n, outputTokens: 4n, estimated: false, fingerprint: 5n, own: true },
+  ...{
+    account,
+    id,
+    cost,
+    inputTokens: 3n,
+    outputTokens: 4n,
+    estimated: false,
+    fingerprint: 5n,
+    own: true,
+  },
 });
