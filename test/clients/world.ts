@@ -15,6 +15,8 @@ import { startTestGateway, type TestGateway } from "../support/gateway.js";
 export interface Seen {
   /** "POST /v1/chat/completions", without the query. */
   route: string;
+  /** The key that it shows, whichever way. */
+  key: string;
   /** 0 while there is no answer, and where its caller hung up before. */
   status: number;
   /** What the answer says in `x-should-retry`. */
@@ -29,7 +31,7 @@ export interface CountingProxy {
   url: string;
   seen: Seen[];
   /** Statuses of one route so far, oldest first. */
-  statuses(route: string): number[];
+  statuses(route: string, key?: string): number[];
   forget(): void;
   /** The idempotency key that requests get from now on; undefined: none. */
   giveKey(key: string | undefined): void;
@@ -92,7 +94,9 @@ export async function startCountingProxy(target: string): Promise<CountingProxy>
   let given: string | undefined;
   const server = createServer((request, response) => {
     const route = `${request.method} ${request.url?.split("?")[0]}`;
-    const one: Seen = { route, status: 0, shouldRetry: undefined };
+    const { authorization, "x-api-key": bare } = request.headers;
+    const key = String(bare ?? authorization?.replace(/^Bearer /, ""));
+    const one: Seen = { route, key, status: 0, shouldRetry: undefined };
     seen.push(one);
     if (given !== undefined) request.headers["idempotency-key"] = given;
     pass(target, request, response, ({ statusCode = 0, headers }) => {
@@ -106,7 +110,10 @@ export async function startCountingProxy(target: string): Promise<CountingProxy>
   return {
     url: `http://127.0.0.1:${port}`,
     seen,
-    statuses: (route) => seen.flatMap((it) => (it.route === route ? it.status : [])),
+    statuses: (route, key) =>
+      seen
+        .filter((it) => it.route === route && (key === undefined || it.key === key))
+        .map(({ status }) => status),
     forget: () => void seen.splice(0),
     giveKey(key) {
       given = key;
