@@ -14,6 +14,7 @@ import {
   extendHolds,
 } from "./batch-store.js";
 import { readAuthorized, readCaptured, readVoided } from "./decisions.js";
+import { type Item, moveFew } from "./few-store.js";
 import type { Authorized, Capture, Captured, Extension, HoldRequest, Holds } from "./holds.js";
 import { withPartitions } from "./partitions.js";
 
@@ -30,6 +31,8 @@ export interface EngineOptions {
   limit?: number;
   /** Calls that may wait in one lane. */
   depth?: number;
+  /** Up to so many items, a call for each takes less than the plans of a batch do. */
+  few?: number;
 }
 
 /**
@@ -39,8 +42,6 @@ export interface EngineOptions {
 const PATIENCE = 5 * SECOND;
 
 type Ended = Captured | { endedAt: Date };
-/** What travels in a lane: both kinds share their batches, and so their flushes. */
-type Item = { authorize: HoldRequest } | { end: EndItem };
 type Answer = Authorized | Ended;
 
 /**
@@ -49,11 +50,14 @@ type Answer = Authorized | Ended;
  */
 export function createHolds(
   sql: Sql,
-  { gateway, lanes = 2, limit = 1_024, depth = 20_000 }: EngineOptions,
+  { gateway, lanes = 2, limit = 1_024, depth = 20_000, few = 4 }: EngineOptions,
 ): Holds {
+  // Both kinds share their batches, and so their flushes
+  const move = (items: readonly Item[]) =>
+    items.length <= few ? runFew(sql, items, gateway) : runBatch(sql, items, gateway);
   const movers = laneset(lanes, () =>
     createBatcher<Item, Answer>(
-      durable(PATIENCE, (items) => withPartitions(sql, () => runBatch(sql, items, gateway))),
+      durable(PATIENCE, (items) => withPartitions(sql, () => move(items))),
       { limit, depth, keyOf: (item) => keyOf("end" in item ? item.end : item.authorize) },
     ),
   );
@@ -96,6 +100,25 @@ async function runBatch(
   return items.map((item) =>
     "end" in item ? (ended[nextEnd++] ?? lost()) : (authorized[nextRequest++] ?? lost()),
   );
+}
+
+/** Runs a few items likewise, each by a call of its own. */
+async function runFew(
+  sql: Sql,
+  items: readonly Item[],
+  gateway: Id | null,
+): Promise<(Answer | Error)[]> {
+  const answers = await moveFew(sql, items, gateway);
+  return items.map((item, i) => {
+    const answer = answers[i];
+    if (answer && "end" in item && "ended" in answer) {
+      return readEnded([item.end], answer.ended)[0] ?? lost();
+    }
+    if (answer && "authorize" in item && "authorized" in answer) {
+      return readAuthorized([item.authorize], answer.authorized)[0] ?? lost();
+    }
+    return lost();
+  });
 }
 
 const lost = () => new Error("the database left an item of a batch unanswered");

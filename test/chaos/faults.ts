@@ -26,9 +26,9 @@ export interface Fault {
   strike: Strike;
 }
 
-const HOLDS = /authorize_holds|end_and_authorize/;
-const CAPTURES = /end_holds|end_and_authorize/;
-const MONEY = /authorize_holds|end_holds|end_and_authorize|extend_holds/;
+const HOLDS = /authorize_hold|end_and_authorize/;
+const CAPTURES = /end_hold|end_and_authorize/;
+const MONEY = /authorize_hold|end_hold|end_and_authorize|extend_holds/;
 const COMMITS = /^commit/i;
 const SETTLES = /settle_account/;
 

@@ -23,7 +23,7 @@ const POINTS: Record<string, Point> = {
   "with the answer stored, and swept": {
     ...{ at: "answered", statement: /keep_answers/, stored: false, late: true },
   },
-  "with the hold captured": { at: "answered", statement: /end_holds|end_and/, stored: true },
+  "with the hold captured": { at: "answered", statement: /end_hold|end_and/, stored: true },
 };
 
 let world: World;

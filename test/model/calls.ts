@@ -20,8 +20,8 @@ function numbered(world: World, it: AnyCall, place: number): NumberedCall {
 }
 
 /**
- * Calls that are made at once: they share a batch, in which ends come first. Calls for the same
- * hold do not: the second is in the next batch.
+ * Calls that are made at once: they share a batch, in which ends come first, account by account
+ * where they are few. Calls for the same hold do not: the second is in the next batch.
  */
 export async function playCalls(real: Real, world: World, made: AnyCall[]): Promise<Played> {
   const calls = made.map((it, place) => numbered(world, it, place));
@@ -32,9 +32,12 @@ export async function playCalls(real: Real, world: World, made: AnyCall[]): Prom
   const decided = { hold: [...real.codes.hold], end: [...real.codes.end] };
 
   const expected: string[] = [];
-  for (const round of roundsOf(calls)) {
+  for (const batch of roundsOf(calls)) {
+    const few = batch.length <= real.few;
+    const round = few ? batch.toSorted((a, b) => a.account - b.account) : batch;
+    const instants = instantsOf(world, few);
     const ends = round.filter((it): it is EndCall => it.do !== "hold");
-    endAll(world, ends, (place, line, word) => {
+    endAll(world, ends, instants(), (place, line, word) => {
       expected[place] = line;
       name(told, place, END_DECISIONS[decided.end.shift() ?? 0], word, expected);
     });
@@ -42,7 +45,7 @@ export async function playCalls(real: Real, world: World, made: AnyCall[]): Prom
       const ask = asks[place];
       return ask ? [{ ...ask, place }] : [];
     });
-    authorizeAll(world, holds, (place, line, word) => {
+    authorizeAll(world, holds, instants(), (place, line, word) => {
       expected[place] = line;
       name(told, place, HOLD_DECISIONS[decided.hold.shift() ?? 0], word, expected);
     });
@@ -77,16 +80,26 @@ function roundsOf(calls: NumberedCall[]): NumberedCall[][] {
 
 type Decided = (place: number, line: string, word: string) => void;
 
-/** Everything in a batch happens at one instant of its account. */
-const instantsOf = (world: World): Micros[] => world.accounts.map((it) => instant(world, it));
+/**
+ * All ends of a batch happen at one instant of their account, and so do all its holds; where they
+ * are few, each at its own.
+ */
+function instantsOf(world: World, few: boolean): () => Instants {
+  const next = (account: number) => instant(world, at(world.accounts, account));
+  return () => {
+    const fixed = world.accounts.map((_, account) => next(account));
+    return (account) => (few ? next(account) : at(fixed, account));
+  };
+}
 
-function endAll(world: World, ends: EndCall[], decided: Decided): void {
-  const instants = instantsOf(world);
+type Instants = (account: number) => Micros;
+
+function endAll(world: World, ends: EndCall[], instantFor: Instants, decided: Decided): void {
   for (const it of ends) {
     const { account, id } = it;
     const how = it.do === "void" ? "void" : it.how;
     const [cost, print] = it.do === "void" ? [0n, 0n] : [it.cost, printOf(it)];
-    const word = rules.end(world, { account, id, how, cost, print }, at(instants, account));
+    const word = rules.end(world, { account, id, how, cost, print }, instantFor(account));
     const hold = at(world.accounts, account).holds.get(id);
     decided(it.place, expectedEnd(hold, how, word), word);
   }
@@ -95,11 +108,11 @@ function endAll(world: World, ends: EndCall[], decided: Decided): void {
 function authorizeAll(
   world: World,
   asks: (rules.Ask & { place: number })[],
+  instantFor: Instants,
   decided: Decided,
 ): void {
-  const instants = instantsOf(world);
   for (const ask of asks) {
-    const now = at(instants, ask.account);
+    const now = instantFor(ask.account);
     const { word, amount } = rules.authorize(world, ask, now);
     decided(ask.place, expectedHold(world, ask, { word, amount }, now), word);
   }

@@ -30,6 +30,8 @@ export interface Tally {
 }
 
 const LONGEST_SCRIPT = 120;
+/** Batches only, however small; or a call for each of up to four. */
+const few: fc.Arbitrary<number> = fc.constantFrom(0, 4);
 const CHECK_EVERY = 500;
 /** A long run says how far it is. */
 const TELL_EVERY = 50_000;
@@ -57,10 +59,10 @@ export async function runLane({ seed, steps, path, spoil }: Run): Promise<Tally>
   const lane = createLane(tally, spoil ?? (async () => {}));
   let failed = false;
   const script = fc.array(step, { minLength: 1, maxLength: LONGEST_SCRIPT, size: "max" });
-  const property = fc.asyncProperty(start, script, async (day, it) => {
+  const property = fc.asyncProperty(start, few, script, async (day, singly, it) => {
     if (tally.steps >= steps && !failed) return;
     try {
-      await lane.run(day, it);
+      await lane.run(day, singly, it);
     } catch (error) {
       failed = true;
       throw error;
@@ -77,13 +79,13 @@ export async function runLane({ seed, steps, path, spoil }: Run): Promise<Tally>
   }
 }
 
-function report(found: fc.RunDetails<[string, Step[]]>): string {
-  const [day, script] = found.counterexample ?? ["", []];
+function report(found: fc.RunDetails<[string, number, Step[]]>): string {
+  const [day, singly, script] = found.counterexample ?? ["", 0, []];
   const { seed, counterexamplePath: path, numShrinks, errorInstance } = found;
   const why = errorInstance instanceof Error ? errorInstance.message : String(errorInstance);
   return [
     `the database and the model differ; ${script.length} steps are left of it (${numShrinks} times shrunk):`,
-    `  begin on ${day}, 22:00`,
+    `  begin on ${day}, 22:00, with a call for each of up to ${singly} items`,
     ...script.map((it, i) => `  ${i + 1}. ${inWords(it)}`),
     "again:",
     `  KT_LANES=1 KT_SEED=${seed} KT_PATH=${path} npm test -- test/model/money.test.ts`,
@@ -123,12 +125,12 @@ function createLane(tally: Tally, spoil: (sql: Sql) => Promise<unknown>) {
   return {
     check,
     close,
-    async run(day: string, script: Step[]): Promise<void> {
+    async run(day: string, singly: number, script: Step[]): Promise<void> {
       const place = await stageOfWorld();
       const year = FIRST_YEAR + YEARS * worlds++;
       const horizon = Date.UTC(year + YEARS - 1, 0, 1) * 1_000;
       const world = newWorld(Date.parse(`${year}-${day}T22:00:00Z`) * 1_000, horizon);
-      const real = await openReal(place, world);
+      const real = await openReal(place, world, singly);
       tally.worlds += 1;
       try {
         for (const it of [...OPENING, ...script]) {

@@ -57,7 +57,9 @@ export interface Real {
   /** What its references of top-ups begin with. */
   tag: Id;
   nameOf(id: Id): string;
-  /** What the batch functions decided since this was last emptied. */
+  /** Up to so many items of a batch are called for one by one. */
+  few: number;
+  /** What the functions of holds decided since this was last emptied. */
   codes: { hold: number[]; end: number[] };
 }
 
@@ -84,7 +86,7 @@ const holdIds = (): Id[] => {
 };
 
 /** Opens a world's accounts and keys at the model's clock. */
-export async function openReal(stage: Stage, world: World): Promise<Real> {
+export async function openReal(stage: Stage, world: World, few: number): Promise<Real> {
   const { sql } = stage;
   const [tag = "", gateway = ""] = ids(2);
   const codes: Real["codes"] = { hold: [], end: [] };
@@ -122,8 +124,9 @@ export async function openReal(stage: Stage, world: World): Promise<Real> {
   }
   return {
     sql,
-    holds: createHolds(overhearing(sql, codes), { gateway, lanes: 1 }),
+    holds: createHolds(overhearing(sql, codes), { gateway, lanes: 1, few }),
     gateway,
+    few,
     accounts,
     managers,
     children,
@@ -152,7 +155,7 @@ function overhearing(sql: Sql, codes: Real["codes"]): Sql {
     const answered = query.then.bind(query);
     const then: typeof query.then = (resolve, reject) =>
       answered((rows) => {
-        hear(codes, statement, parameters as string[], (rows as unknown as Row[])[0] ?? {});
+        hear(codes, statement, parameters as string[], rows as unknown as Row[]);
         return resolve ? resolve(rows) : (rows as never);
       }, reject);
     Reflect.set(query, "then", then);
@@ -164,7 +167,8 @@ function overhearing(sql: Sql, codes: Real["codes"]): Sql {
 }
 
 /** Where all is as asked, the functions do not say so for each. */
-function hear(codes: Real["codes"], statement: string, parameters: string[], row: Row): void {
+function hear(codes: Real["codes"], statement: string, parameters: string[], rows: Row[]): void {
+  const [row = {}] = rows;
   const listAt = (i: number): string[] => parameters[i]?.slice(1, -1).split(",") ?? [];
   const ended = (said: string | null | undefined, kinds: string[]) =>
     said?.split(",").map(Number) ?? kinds.map((kind) => (kind === "3" ? 2 : 1));
@@ -177,6 +181,18 @@ function hear(codes: Real["codes"], statement: string, parameters: string[], row
     codes.end.push(...ended(row.decisions, listAt(3)));
   } else if (statement.includes("authorize_holds")) {
     codes.hold.push(...held(row.decisions, listAt(3)));
+  } else {
+    hearFew(codes, statement, parameters, rows);
+  }
+}
+
+/** A call for each item, and an answer for each. */
+function hearFew(codes: Real["codes"], statement: string, parameters: string[], rows: Row[]): void {
+  for (const [i, call] of statement.split(" union all ").entries()) {
+    const decided = rows[i]?.decisions;
+    if (call.includes("authorize_hold(")) codes.hold.push(Number(decided ?? 1));
+    const [, id = 0] = /end_hold\(\$[0-9]+,\$([0-9]+)/.exec(call) ?? [];
+    if (id) codes.end.push(Number(decided ?? (parameters[Number(id)] === "3" ? 2 : 1)));
   }
 }
 

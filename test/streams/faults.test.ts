@@ -81,7 +81,7 @@ for (const [moment, trap] of Object.entries(BAD_MOMENTS)) {
         line.blackHole();
         resolve();
       };
-      line.set({ ...trap, statement: /authorize_holds|end_and_authorize/, spring });
+      line.set({ ...trap, statement: /authorize_hold|end_and_authorize/, spring });
     });
     for (const piece of PIECES) response.write(text(piece));
     await away;
