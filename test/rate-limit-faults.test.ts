@@ -19,7 +19,7 @@ let server: Redis;
 
 /** On the same port each time, and empty. */
 async function begin(): Promise<void> {
-  const started = await startRedis({ dataDir, say: () => {} });
+  const started = await startRedis({ dataDir, port: 0, say: () => {} });
   if (!started) throw new Error("no redis-server");
   server = started;
 }

@@ -35,6 +35,26 @@ export async function rememberedPort(file: string): Promise<number> {
   return port;
 }
 
+/** How servers say in their logs that another has their port. */
+const TAKEN = /address already in use/i;
+const TRIES = 3;
+
+/**
+ * Starts a server that chooses its ports itself, again where another process has taken one of them
+ * between choosing and listening.
+ *
+ * @param start chooses anew each time, and rejects with the server's last words
+ */
+export async function onFreePorts<Server>(start: () => Promise<Server>): Promise<Server> {
+  for (let left = TRIES; ; left--) {
+    try {
+      return await start();
+    } catch (error) {
+      if (left === 1 || !TAKEN.test(String(error))) throw error;
+    }
+  }
+}
+
 function listenOnce(port: number, host: string): Promise<number | undefined> {
   return new Promise((resolve) => {
     const server = createServer();

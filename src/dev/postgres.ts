@@ -5,7 +5,7 @@ import { arch, platform, totalmem } from "node:os";
 import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { SECOND } from "../base/time.js";
-import { rememberedPort } from "./ports.js";
+import { onFreePorts, rememberedPort } from "./ports.js";
 import { giveToPostgres, type RunAs, runAs } from "./postgres-user.js";
 import {
   commandOf,
@@ -83,21 +83,19 @@ export async function startPostgres({ dataDir, port, say, watch }: Options): Pro
   }
   await endLeftOver(cluster, say);
 
-  const chosen = port === 0 ? await rememberedPort(join(dataDir, "postgres-port")) : port;
-  const settings = Object.entries({ ...SETTINGS, port: String(chosen) });
-  const server = await run(
-    as,
-    binaries.postgres,
-    log,
-    ["-D", cluster, ...settings.flatMap(([name, value]) => ["-c", `${name}=${value}`])],
-    watch,
-  );
-  await ready(server, cluster, log);
-  return {
-    url: `postgres://postgres:${password}@127.0.0.1:${chosen}/postgres`,
-    process: server.process,
-    ended: server.ended,
+  const start = async (at: number): Promise<Postgres> => {
+    const settings = Object.entries({ ...SETTINGS, port: String(at) });
+    const args = settings.flatMap(([name, value]) => ["-c", `${name}=${value}`]);
+    const server = await run(as, binaries.postgres, log, ["-D", cluster, ...args], watch);
+    await ready(server, cluster, log);
+    return {
+      url: `postgres://postgres:${password}@127.0.0.1:${at}/postgres`,
+      process: server.process,
+      ended: server.ended,
+    };
   };
+  if (port !== 0) return await start(port);
+  return await onFreePorts(async () => start(await rememberedPort(join(dataDir, "postgres-port"))));
 }
 
 /**

@@ -3,7 +3,7 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { SECOND } from "../base/time.js";
 import { findOnPath } from "./find-temporal.js";
-import { rememberedPort } from "./ports.js";
+import { onFreePorts, rememberedPort } from "./ports.js";
 import { lastLines, launch, type Service, stopProcess, until, type Watch } from "./processes.js";
 import type { Say } from "./progress.js";
 
@@ -22,10 +22,13 @@ const START_TIMEOUT = 10 * SECOND;
  */
 export async function startRedis({
   dataDir,
+  port,
   say,
   watch,
 }: {
   dataDir: string;
+  /** 0: a free one, the same again at the next start where it is still free. */
+  port: number;
   say: Say;
   watch?: Watch;
 }): Promise<Redis | undefined> {
@@ -40,7 +43,20 @@ export async function startRedis({
   const log = join(dataDir, "logs", "redis.log");
   mkdirSync(folder, { recursive: true });
   mkdirSync(join(dataDir, "logs"), { recursive: true });
-  const port = await rememberedPort(join(dataDir, "redis-port"));
+  const start = (at: number) => serve({ binary, folder, log, port: at, watch });
+  if (port !== 0) return await start(port);
+  return await onFreePorts(async () => start(await rememberedPort(join(dataDir, "redis-port"))));
+}
+
+interface Place {
+  binary: string;
+  folder: string;
+  log: string;
+  port: number;
+  watch: Watch | undefined;
+}
+
+async function serve({ binary, folder, log, port, watch }: Place): Promise<Redis> {
   const server = await launch({
     file: binary,
     args: [

@@ -29,9 +29,10 @@ interface TemporalAddress {
  */
 export async function providePostgres({ config, say, watch, keep }: Context): Promise<string> {
   if (config.databaseUrl) return config.databaseUrl;
-  const start = () =>
-    startPostgres({ dataDir: config.dataDir, port: 0, say, watch: watch("postgres") });
-  return keep("Postgres", await watched(say, "Postgres", start()), start).url;
+  const start = (port: number) =>
+    startPostgres({ dataDir: config.dataDir, port, say, watch: watch("postgres") });
+  const first = await watched(say, "Postgres", start(0));
+  return keep("Postgres", first, () => start(portOf(first.url))).url;
 }
 
 /**
@@ -41,18 +42,20 @@ export async function provideTemporal(context: Context): Promise<TemporalAddress
   const { config, say, watch, keep } = context;
   if (config.temporalAddress) return { address: config.temporalAddress, uiUrl: null };
   const binary = await findTemporal(say);
-  const start = (uiPort: number) =>
+  const start = (port: number, uiPort: number) =>
     startTemporal({
       binary,
       dataDir: config.dataDir,
       keep: true,
+      port,
       uiPort,
       namespace: config.temporalNamespace,
       say,
       watch: watch("temporal"),
     });
-  const first = await watched(say, "Temporal", start(config.temporalUiPort));
-  return keep("Temporal", first, () => start(Number(new URL(first.uiUrl).port)));
+  const first = await watched(say, "Temporal", start(0, config.temporalUiPort));
+  const ports = [portOf(`http://${first.address}`), portOf(first.uiUrl)] as const;
+  return keep("Temporal", first, () => start(...ports));
 }
 
 /**
@@ -60,10 +63,14 @@ export async function provideTemporal(context: Context): Promise<TemporalAddress
  */
 export async function provideRedis({ config, say, watch, keep }: Context) {
   if (config.redisUrl) return config.redisUrl;
-  const start = () => startRedis({ dataDir: config.dataDir, say, watch: watch("redis") });
-  const first = await watched(say, "Redis", start());
-  return first && keep("Redis", first, async () => (await start()) ?? first).url;
+  const start = (port: number) =>
+    startRedis({ dataDir: config.dataDir, port, say, watch: watch("redis") });
+  const first = await watched(say, "Redis", start(0));
+  return first && keep("Redis", first, async () => (await start(portOf(first.url))) ?? first).url;
 }
+
+/** One that is started again must be where those who use it look for it. */
+const portOf = (url: string): number => Number(new URL(url).port);
 
 /**
  * Makes sure that nobody else has the ports that are fixed, before anything is started.

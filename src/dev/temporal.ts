@@ -5,7 +5,7 @@ import { promisify } from "node:util";
 import { Client, credentials } from "@grpc/grpc-js";
 import { SEARCH_ATTRIBUTES } from "../../workflows/contract.js";
 import { elapsed, now, pause, SECOND } from "../base/time.js";
-import { freePort, rememberedPort } from "./ports.js";
+import { freePort, onFreePorts, rememberedPort } from "./ports.js";
 import {
   type Launched,
   lastLines,
@@ -30,6 +30,9 @@ interface Options {
   dataDir: string;
   /** False: in memory, everything is gone at the end. */
   keep: boolean;
+  /** 0: a free one; with `keep` the same again at the next start where it is still free. */
+  port: number;
+  /** 0: a free one. */
   uiPort: number;
   namespace: string;
   say: Say;
@@ -56,23 +59,31 @@ export async function startTemporal(options: Options): Promise<Temporal> {
   const file = join(dataDir, "temporal.db");
   if (keep) await setAsideOfOtherVersion(options.binary, file, say);
 
-  const port = keep ? await rememberedPort(join(dataDir, "temporal-port")) : await freePort();
-  const uiPort = options.uiPort === 0 ? await freePort() : options.uiPort;
-  const start = () => serve(options, { port, uiPort, log, file });
-  let server: Launched;
+  return await onFreePorts(async () => {
+    const port = options.port === 0 ? await choosePort(options) : options.port;
+    const uiPort = options.uiPort === 0 ? await freePort() : options.uiPort;
+    const server = await serveAnyFile(options, { port, uiPort, log, file });
+    return {
+      address: `127.0.0.1:${port}`,
+      uiUrl: `http://127.0.0.1:${uiPort}`,
+      process: server.process,
+      ended: server.ended,
+    };
+  });
+}
+
+const choosePort = ({ dataDir, keep }: Options): Promise<number> =>
+  keep ? rememberedPort(join(dataDir, "temporal-port")) : freePort();
+
+/** Serves from the file as it is, or from a new one where it is damaged. */
+async function serveAnyFile(options: Options, place: Place): Promise<Launched> {
   try {
-    server = await start();
+    return await serve(options, place);
   } catch (error) {
-    if (!keep || !DAMAGE.test(lastLines(log, 3))) throw error;
-    setAside(file, "the server cannot read it", say);
-    server = await start();
+    if (!options.keep || !DAMAGE.test(lastLines(place.log, 3))) throw error;
+    setAside(place.file, "the server cannot read it", options.say);
+    return await serve(options, place);
   }
-  return {
-    address: `127.0.0.1:${port}`,
-    uiUrl: `http://127.0.0.1:${uiPort}`,
-    process: server.process,
-    ended: server.ended,
-  };
 }
 
 interface Place {

@@ -28,7 +28,16 @@ export async function startBenchTemporal(): Promise<BenchTemporal> {
   const binary = await findTemporal(() => {});
   const watch = (process: Process) => guardian.watch({ process, kind: "temporal" });
   const start = () =>
-    startTemporal({ binary, dataDir, namespace, uiPort: 0, keep: true, say: () => {}, watch });
+    startTemporal({
+      binary,
+      dataDir,
+      namespace,
+      port: 0,
+      uiPort: 0,
+      keep: true,
+      say: () => {},
+      watch,
+    });
   let server = await start();
   const connection = await Connection.connect({ address: server.address });
   return {

@@ -41,7 +41,7 @@ export async function startServices(house: House, dataDir: string) {
     others: () => childrenOf(database.pid()),
   });
   const binary = await findTemporal(say);
-  const place = { binary, dataDir, keep: true, uiPort: 0, namespace: "default" };
+  const place = { binary, dataDir, keep: true, port: 0, uiPort: 0, namespace: "default" };
   const temporal = await house.keep({
     name: "temporal",
     async start() {

@@ -44,7 +44,7 @@ export default async function startServices(project: TestProject): Promise<() =>
   const parts = [
     startPostgres({ dataDir, port: 0, say, watch: watch("postgres") }),
     temporalServer(dataDir, watch("temporal")),
-    startRedis({ dataDir, say, watch: watch("redis") }),
+    startRedis({ dataDir, port: 0, say, watch: watch("redis") }),
   ] as const;
   const starting = Promise.all(parts);
   const stop = async () => {
@@ -71,7 +71,7 @@ export default async function startServices(project: TestProject): Promise<() =>
 async function temporalServer(dataDir: string, watch: Watch) {
   const binary = await findTemporal(say);
   const namespace = "default";
-  return startTemporal({ binary, dataDir, keep: false, uiPort: 0, namespace, say, watch });
+  return startTemporal({ binary, dataDir, keep: false, port: 0, uiPort: 0, namespace, say, watch });
 }
 
 async function makeTemplate(serverUrl: string): Promise<void> {

@@ -36,7 +36,7 @@ const today = { kind: "day", period: dateOf(now()) } as const;
 
 async function temporalServer(): Promise<Temporal> {
   const binary = await findTemporal(() => {});
-  const where = { binary, dataDir, namespace, uiPort: 0, say: () => {} };
+  const where = { binary, dataDir, namespace, port: 0, uiPort: 0, say: () => {} };
   return await startTemporal({ ...where, keep: true });
 }
 

@@ -28,7 +28,7 @@ const dataDir = mkdtempSync(join(tmpdir(), "keytoll-outage-"));
 
 async function temporalServer(): Promise<Temporal> {
   const binary = await findTemporal(() => {});
-  const where = { binary, dataDir, namespace, uiPort: 0, say: () => {} };
+  const where = { binary, dataDir, namespace, port: 0, uiPort: 0, say: () => {} };
   return await startTemporal({ ...where, keep: true });
 }
 
