@@ -5,22 +5,21 @@ import type { Id } from "../base/ids.js";
 import { MINUTE, now } from "../base/time.js";
 import { listen } from "../db/listen.js";
 import type { Sql } from "../db/sql.js";
-import type { AccountLimits, KeyCaller } from "./caller.js";
+import type { AccountLimits, ChildCaller, KeyCaller } from "./caller.js";
 import { works } from "./key.js";
+import { createKeyCache, type FoundKey } from "./key-cache.js";
 import { hashSecret, type KeyKind, kindOfSecret } from "./secret.js";
 import {
   type ChildFacts,
+  type FoundChild,
   findBySecrets,
   findChildById,
   type Found as Row,
 } from "./store-secret.js";
 
-/** About 0.5 kB each. */
-const MAX_CACHED = 50_000;
+/** About 0.2 kB each. */
+const MAX_CHILDREN = 50_000;
 const TTL = MINUTE;
-
-/** A key with whom it makes of whoever shows it. */
-type Found = Row & { caller: KeyCaller };
 
 const UNLIMITED: AccountLimits = { rateLimitRpm: null, concurrency: null };
 
@@ -56,49 +55,50 @@ export function createKeyring(
   secrets: readonly string[],
   defaults: AccountLimits = UNLIMITED,
 ): Keyring {
-  const cache = createCache();
-  const children = new LRUCache<Id, ChildFacts>({ max: MAX_CACHED, ttl: TTL });
+  const cache = createKeyCache();
+  const children = new LRUCache<Id, ChildFacts>({ max: MAX_CHILDREN, ttl: TTL });
   // Names in the cache are hashes too, so that no secret stays in memory; of this process alone,
   // and cheaper than an HMAC
   const salt = randomBytes(32).toString("base64");
-  const asked = new Map<string, Promise<Found | undefined>>();
+  const asked = new Map<string, Promise<FoundKey | undefined>>();
   const readers = {
     child: secretReader(sql, "child"),
     management: secretReader(sql, "management"),
   };
-  // Grows with each change that is heard of, so that a row read before it is not cached after it
-  let changes = 0;
 
   const evict = (key: Id): void => {
-    changes += 1;
     asked.clear();
     cache.forget(key);
     children.delete(key);
   };
   const evictAll = (): void => {
-    changes += 1;
     asked.clear();
     cache.clear();
     children.clear();
   };
   const ear = listen(sql, "key_changed", { heard: evict, connected: evictAll });
 
-  async function lookUp(kind: KeyKind, secret: string, name: string): Promise<Found | undefined> {
-    const seen = changes;
+  async function lookUp(
+    kind: KeyKind,
+    secret: string,
+    name: string,
+  ): Promise<FoundKey | undefined> {
+    const changes = cache.changes();
     const hashes = secrets.map((pepper) => hashSecret(secret, pepper));
     const row = await readers[kind](hashes);
-    const found = row === null ? undefined : { ...row, caller: toCaller(row, defaults) };
-    if (found && seen === changes) cache.put(name, found);
+    if (row === null) return undefined;
+    const found = toFound(row, defaults, changes);
+    cache.put(name, found);
     return found;
   }
 
   /** A secret that is not cached: one that is mistyped costs no look-up. */
-  async function findNew(secret: string, name: string): Promise<Found | undefined> {
+  async function findNew(secret: string, name: string): Promise<FoundKey | undefined> {
     const kind = kindOfSecret(secret);
     return kind && (await lookUpOnce(kind, secret, name));
   }
 
-  function lookUpOnce(kind: KeyKind, secret: string, name: string): Promise<Found | undefined> {
+  function lookUpOnce(kind: KeyKind, secret: string, name: string): Promise<FoundKey | undefined> {
     const underWay = asked.get(name);
     if (underWay) return underWay;
     const answer = lookUp(kind, secret, name).finally(() => {
@@ -118,9 +118,9 @@ export function createKeyring(
     async findChild(id) {
       const known = children.get(id);
       if (known) return known;
-      const seen = changes;
+      const changes = cache.changes();
       const row = await findChildById(sql, id);
-      if (row && seen === changes) children.set(id, row);
+      if (row && changes === cache.changes()) children.set(id, row);
       return row;
     },
     evict,
@@ -149,61 +149,52 @@ function secretReader(sql: Sql, kind: KeyKind): (hashes: Buffer[]) => Promise<Ro
   };
 }
 
-/** Found keys by the hash of their secret, with a way back from the key's id. */
-function createCache() {
-  const namesOf = new Map<Id, Set<string>>();
-  const found = new LRUCache<string, Found>({
-    max: MAX_CACHED,
-    ttl: TTL,
-    dispose: (row, name) => {
-      for (const id of idsOf(row)) {
-        const names = namesOf.get(id);
-        names?.delete(name);
-        if (names?.size === 0) namesOf.delete(id);
-      }
-    },
-  });
-  return {
-    get: (name: string) => found.get(name),
-    put(name: string, row: Found): void {
-      found.set(name, row);
-      for (const id of idsOf(row)) {
-        const names = namesOf.get(id) ?? new Set();
-        namesOf.set(id, names.add(name));
-      }
-    },
-    forget(id: Id): void {
-      for (const name of [...(namesOf.get(id) ?? [])]) found.delete(name);
-    },
-    clear: () => found.clear(),
-  };
-}
-
-const idsOf = (row: Found): Id[] =>
-  row.kind === "child" ? [row.key, row.managementKey, row.account] : [row.key];
-
-function mayPass(found: Found): boolean {
+function mayPass({ state, parent, caller }: FoundKey): boolean {
   const at = now();
-  if (!works(found, found.version, at)) return false;
-  if (found.kind === "management") return true;
-  const parentExpired = found.parentExpiresAt !== null && found.parentExpiresAt.getTime() <= at;
-  return found.parentStatus === "active" && !parentExpired;
+  if (!works(state, caller.secretVersion, at)) return false;
+  if (parent === undefined) return true;
+  const parentExpired = parent.expiresAt !== null && parent.expiresAt.getTime() <= at;
+  return parent.status === "active" && !parentExpired;
 }
 
-function toCaller(row: Row, defaults: AccountLimits): KeyCaller {
-  const { account, version: secretVersion } = row;
+/** Field by field: spreads take microseconds, and this is done for each key that comes anew. */
+function toFound(row: Row, defaults: AccountLimits, changes: number): FoundKey {
+  const { status, expiresAt, secretVersion, previousSecretUntil } = row;
+  const state = { status, expiresAt, secretVersion, previousSecretUntil };
+  const { account, version } = row;
   if (row.kind === "management") {
     const { kind, key: managementKey, access } = row;
-    return { kind, account, managementKey, secretVersion, access };
+    const caller = { kind, account, managementKey, secretVersion: version, access };
+    return { caller, state, parent: undefined, changes };
   }
   const { kind, key: child, managementKey, rateLimitRpm, models, costFields } = row;
-  const inForce = (own: number | null, usual: number | null) => (own === 0 ? null : (own ?? usual));
-  const accountLimits = {
-    rateLimitRpm: inForce(row.accountRpm, defaults.rateLimitRpm),
-    concurrency: inForce(row.accountConcurrency, defaults.concurrency),
+  const caller: ChildCaller = {
+    kind,
+    account,
+    child,
+    managementKey,
+    secretVersion: version,
+    rateLimitRpm,
+    accountLimits: limitsOf(row, defaults),
+    models,
+    costFields,
   };
+  const parent = { status: row.parentStatus, expiresAt: row.parentExpiresAt };
+  return { caller, state, parent, changes };
+}
+
+/** The defaults themselves where nothing else is set: nearly all callers share them. */
+function limitsOf(
+  { accountRpm, accountConcurrency }: Pick<FoundChild, "accountRpm" | "accountConcurrency">,
+  defaults: AccountLimits,
+): AccountLimits {
+  if (accountRpm === null && accountConcurrency === null) return defaults;
   return {
-    ...{ kind, account, child, managementKey, secretVersion },
-    ...{ rateLimitRpm, accountLimits, models, costFields },
+    rateLimitRpm: inForce(accountRpm, defaults.rateLimitRpm),
+    concurrency: inForce(accountConcurrency, defaults.concurrency),
   };
 }
+
+/** 0 lifts what is usual. */
+const inForce = (own: number | null, usual: number | null): number | null =>
+  own === 0 ? null : (own ?? usual);

@@ -1,4 +1,4 @@
-import { createHash, createHmac, randomBytes } from "node:crypto";
+import { createHmac, hash, randomBytes } from "node:crypto";
 
 export type KeyKind = "management" | "child";
 
@@ -52,7 +52,7 @@ function randomLetters(): string {
 }
 
 function checksumOf(body: string): string {
-  let rest = createHash("sha256").update(body).digest().readUInt32BE();
+  let rest = hash("sha256", body, "buffer").readUInt32BE();
   let letters = "";
   for (let i = 0; i < CHECKSUM_LETTERS; i++) {
     letters = `${ALPHABET[rest % ALPHABET.length]}${letters}`;

@@ -2,7 +2,7 @@ import type { Id } from "../base/ids.js";
 import type { Db, Tx } from "../db/sql.js";
 import { enqueue } from "../temporal/outbox.js";
 import type { Access, CostFields } from "./caller.js";
-import type { SecretState } from "./key.js";
+import type { SecretState, StoredStatus } from "./key.js";
 import type { KeyKind } from "./secret.js";
 
 interface NewSecretRow {
@@ -35,7 +35,7 @@ export interface FoundChild extends SecretState {
   account: Id;
   version: number;
   managementKey: Id;
-  parentStatus: string;
+  parentStatus: StoredStatus;
   parentExpiresAt: Date | null;
   rateLimitRpm: number | null;
   /** As the operator set them for this account: null where the default applies, 0 for no limit. */
@@ -61,8 +61,8 @@ export async function findBySecrets(
   const hashes = `{${secrets.flat().map(arrayItem).join(",")}}`;
   const rows: (Found & { hash: string })[] =
     kind === "child" ? await childrenBySecret(db, hashes) : await managersBySecret(db, hashes);
-  const byHash = new Map(rows.map(({ hash, ...found }) => [hash, found as Found]));
-  const foundOf = (hash: Buffer) => byHash.get(hash.toString("hex"));
+  const byHash = new Map(rows.map((row) => [row.hash, row]));
+  const foundOf = (hash: Buffer): Found | undefined => byHash.get(hash.toString("hex"));
   return secrets.map((own) => own.map(foundOf).find((found) => found !== undefined) ?? null);
 }
 
