@@ -7,7 +7,7 @@ import { connect, only, type Sql } from "../../src/db/sql.js";
 import { createManagementKey } from "../../src/keys/management-keys.js";
 import { hashSecret, hintOf, nameOfPepper, newSecret } from "../../src/keys/secret.js";
 import { setModelPrice } from "../../src/pricing/prices.js";
-import { cpuOf, messageOf, startProcess, startVerb, stop } from "./processes.js";
+import { cpuOf, keptBy, messageOf, startProcess, startVerb, stop } from "./processes.js";
 
 export const MODEL = "bench/fast";
 
@@ -22,6 +22,8 @@ export interface PaidWorld {
   cpu(): { gateway: number; postgres: number };
   /** Bytes of memory that the gateway has in use now. */
   memory(): number;
+  /** Bytes of heap and buffers that the gateway holds now, without garbage. */
+  kept(): Promise<number>;
   /** A client process, ended with the world. @returns it once it is ready */
   client(file: string): Promise<ChildProcess>;
   close(): Promise<void>;
@@ -64,6 +66,7 @@ export async function openPaidWorld(databaseUrl: string, keys: number): Promise<
         postgres: cpuOf([postmaster, ...childrenOf(postmaster)]),
       }),
       memory: () => residentBytes(gateway.child.pid),
+      kept: () => keptBy(gateway.child),
       client: async (file) => (await begun(startProcess(file))).child,
     };
   } catch (error) {

@@ -15,7 +15,18 @@ export function startProcess(file: string, args: string[] = []): ChildProcess {
 
 /** Starts a verb of ours likewise, as `npm start` does. */
 export function startVerb(verb: "serve" | "work", env: NodeJS.ProcessEnv): ChildProcess {
-  return talkative([...(verb === "serve" ? GATEWAY_FLAGS : []), KEYTOLL, verb], env);
+  const flags = verb === "serve" ? [...GATEWAY_FLAGS, ...PROBE] : [];
+  return talkative([...flags, KEYTOLL, verb], env);
+}
+
+/** What `keptBy` asks. */
+const PROBE = ["--expose-gc", "--import", new URL("./probe.mjs", import.meta.url).href];
+
+/** Bytes of heap and buffers that a gateway cannot let go of: all garbage is collected first. */
+export async function keptBy(child: ChildProcess): Promise<number> {
+  const told = messageOf<{ kept: number }>(child);
+  child.send("kept");
+  return (await told).kept;
 }
 
 const talkative = (args: string[], env = process.env): ChildProcess =>

@@ -1,4 +1,5 @@
 import { cpus } from "node:os";
+import { pause, SECOND } from "../../src/base/time.js";
 import { MODEL, openPaidWorld, type PaidWorld } from "./paid-world.js";
 import { messageOf } from "./processes.js";
 import type { PacedFigures, PacedLoad } from "./streams-load.js";
@@ -11,7 +12,14 @@ export interface StreamsBench {
   json: boolean;
 }
 
+interface Extent {
+  streams: number;
+  seconds: number;
+}
+
 const KEYS = 100;
+/** Seconds after which all streams are open. */
+const OPENED = 4;
 export const TOKENS_A_SECOND = 100;
 
 /**
@@ -23,16 +31,15 @@ export async function benchStreams({ emptyDatabase, streams, seconds, json }: St
   try {
     const direct = await drive(world, { streams, seconds }, world.upstream);
     // What half of them bring into memory is not only theirs, but the first requests' too
-    const half = await mostMemory(world, () =>
-      drive(world, { streams: Math.ceil(streams / 2), seconds }),
-    );
+    const half = await keptMemory(world, { streams: Math.ceil(streams / 2), seconds });
     const before = world.cpu().gateway;
-    const whole = await mostMemory(world, () => drive(world, { streams, seconds }));
+    const whole = await keptMemory(world, { streams, seconds });
     const used = world.cpu().gateway - before;
     const paid = whole.figures;
     const result = {
       ...{ bench: "streams", cores: cpus().length, streams, seconds, direct, paid },
       kb_per_stream: Math.round((whole.bytes - half.bytes) / 1_024 / (streams / 2)),
+      gateway_memory_mb: Math.round(world.memory() / 2 ** 20),
       gateway_cores: Number((used / paid.seconds).toFixed(2)),
     };
     if (!json) report(result);
@@ -42,15 +49,12 @@ export async function benchStreams({ emptyDatabase, streams, seconds, json }: St
   }
 }
 
-/** The most memory that the gateway has in use while something runs. */
-async function mostMemory(world: PaidWorld, run: () => Promise<PacedFigures>) {
-  let bytes = 0;
-  const watching = setInterval(() => {
-    bytes = Math.max(bytes, world.memory());
-  }, 200);
-  const figures = await run();
-  clearInterval(watching);
-  return { figures, bytes };
+/** What the gateway holds while all streams run: heap and buffers, without garbage. */
+async function keptMemory(world: PaidWorld, extent: Extent) {
+  const running = drive(world, extent);
+  await pause(OPENED * SECOND);
+  const bytes = await world.kept();
+  return { figures: await running, bytes };
 }
 
 function report(result: Awaited<ReturnType<typeof benchStreams>>): void {
@@ -63,14 +67,12 @@ function report(result: Awaited<ReturnType<typeof benchStreams>>): void {
   console.log(`${streams} streams of ${TOKENS_A_SECOND} tokens/s, ${cores} cores shared by all`);
   line("upstream alone", direct);
   line("gateway", paid);
-  console.log(`gateway: ${result.gateway_cores} cores, ${result.kb_per_stream} KB a stream`);
+  console.log(
+    `gateway: ${result.gateway_cores} cores, ${result.kb_per_stream} KB a stream, ${result.gateway_memory_mb} MB in all`,
+  );
 }
 
-async function drive(
-  world: PaidWorld,
-  extent: { streams: number; seconds: number },
-  url = world.gateway,
-): Promise<PacedFigures> {
+async function drive(world: PaidWorld, extent: Extent, url = world.gateway): Promise<PacedFigures> {
   const child = await world.client("./streams-load.ts");
   const body = JSON.stringify({
     model: MODEL,
