@@ -132,11 +132,12 @@ describe("an old month is taken off", () => {
   let child = "";
   const thisMonth = new Date(now()).toISOString().slice(0, 7);
   const before = readPeriod("month", thisMonth);
+  const MONTHS = 4;
 
   /** 600 records, not settled, of 30 child keys over five months. */
   beforeAll(async () => {
     database = await openDatabase();
-    const past = { records: 600, children: 30, accounts: 2, months: 4, settled: false };
+    const past = { records: 600, children: 30, accounts: 2, months: MONTHS, settled: false };
     const filled = await fillHistory(asOwner(database.url), past);
     account = filled.accounts[0] ?? "";
     child = (await filled.childrenOf(account))[0] ?? "";
@@ -157,7 +158,8 @@ describe("an old month is taken off", () => {
     expect(await reasons()).toEqual([expect.stringContaining("is not settled")]);
     for (const shard of [0, 1, 2, 3]) await settleShard(sql, shard);
     const holds = createHolds(sql, { gateway: null });
-    const id = timedId(now() - 120 * DAY);
+    const today = new Date(now());
+    const id = timedId(Date.UTC(today.getUTCFullYear(), today.getUTCMonth() - MONTHS, 15));
     await holds.authorize(holdOf({ account, child }, 900n, { id }));
     expect(await reasons()).toEqual([`hold ${id} of it is still open`]);
     await holds.void({ account, id });

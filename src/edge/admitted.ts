@@ -2,7 +2,7 @@ import type { ServerResponse } from "node:http";
 import { now, SECOND } from "../base/time.js";
 import { admit } from "../inference/admit.js";
 import type { RateAnswer } from "../keys/rate-limit.js";
-import type { Serve, Visit } from "./openai.js";
+import type { Serve, Visit } from "./door.js";
 
 type Tell = (response: ServerResponse, rate: RateAnswer) => void;
 

@@ -6,26 +6,22 @@ import { MESSAGES } from "../inference/anthropic/native.js";
 import { parseMessagesRequest } from "../inference/anthropic/request.js";
 import { toChatRequest } from "../inference/anthropic/to-chat.js";
 import { TRANSLATED_MESSAGES } from "../inference/anthropic/translated.js";
-import type { Asked, Kind } from "../inference/kind.js";
-import type { ChildCaller } from "../keys/caller.js";
 import { admitted, tellAnthropic } from "./admitted.js";
 import { anthropicWords, sendAnthropicError } from "./anthropic-error.js";
 import { anthropicModel, anthropicModels } from "./anthropic-models.js";
-import { sendEvents } from "./event-stream.js";
-import { completeFor, streamFor } from "./inferring.js";
 import {
-  authorizationOf,
+  answer,
+  askingOf,
   type Door,
+  type DoorDeps,
   decoded,
-  lineOf,
   MAX_BODY_BYTES,
   MODELS,
-  type OpenAiDeps,
   type Route,
   type Serve,
-  sendText,
-  type Visit,
-} from "./openai.js";
+  take,
+  withoutApi,
+} from "./door.js";
 import { readBody, sendJson } from "./wire/answer.js";
 
 const PATH = "/v1/messages";
@@ -47,27 +43,20 @@ export function speaksAnthropic({ headers }: IncomingMessage, path: string): boo
  * models; under /v1 and the same under /api/v1. Callers show a `gc-` key in `x-api-key` or as
  * bearer. Versions and betas in headers are accepted, and change nothing.
  */
-export function createAnthropicDoor(deps: OpenAiDeps): Door {
+export function createAnthropicDoor(deps: DoorDeps): Door {
   return async (request, response, path) => {
     const requestId = newId();
     response.setHeader("request-id", requestId);
     try {
       const route = routeOf(withoutApi(path));
       if (route === undefined) throw refuse("not_found");
-      if (request.method !== route.verb) {
-        response.setHeader("allow", route.verb);
-        throw refuse("method_not_allowed");
-      }
-      const caller = await deps.requireChild(authorizationOf(request));
-      await route.serve(deps, { request, response, requestId }, caller);
+      await take(deps, route, { request, response, requestId });
     } catch (error) {
       sendAnthropicError(response, error, requestId, deps.log);
     }
     return true;
   };
 }
-
-const withoutApi = (path: string) => (path.startsWith("/api/") ? path.slice("/api".length) : path);
 
 function routeOf(path: string): Route | undefined {
   switch (path) {
@@ -87,28 +76,14 @@ function modelsRoute(path: string): Route | undefined {
 }
 
 const messages: Serve = admitted(tellAnthropic, async (deps, visit, caller) => {
-  const { request, response } = visit;
+  const { request, response, requestId } = visit;
   const asked = parseMessagesRequest(await readBody(request, response, MAX_BODY_BYTES));
-  if (await deps.inference.speaks(caller, asked.model, "anthropic")) {
-    return await answer(deps, visit, caller, MESSAGES, asked);
-  }
-  await answer(deps, visit, caller, TRANSLATED_MESSAGES, toChatRequest(asked));
+  const native = await deps.inference.speaks(caller, asked.model, "anthropic");
+  const asking = askingOf(visit, caller);
+  const words = () => anthropicWords(requestId);
+  if (native) return await answer(deps, asking, MESSAGES, asked, words);
+  await answer(deps, asking, TRANSLATED_MESSAGES, toChatRequest(asked), words);
 });
-
-async function answer<Request extends Asked & { stream: boolean }>(
-  { inference, log }: OpenAiDeps,
-  { request, response, requestId }: Visit,
-  caller: ChildCaller,
-  kind: Kind<Request>,
-  asked: Request,
-): Promise<void> {
-  const asking = { request, response, requestId, caller, line: lineOf(response) };
-  if (!asked.stream) {
-    return sendText(response, await completeFor(inference, asking, kind, asked), requestId);
-  }
-  const begun = streamFor(inference, asking, kind, asked);
-  await sendEvents(begun, { response, words: anthropicWords(requestId), requestId, log });
-}
 
 const count: Serve = admitted(tellAnthropic, async ({ inference }, visit, caller) => {
   const { request, response, requestId } = visit;

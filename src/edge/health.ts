@@ -8,8 +8,8 @@ import type { Delivery } from "../holds/delivery/deliver.js";
 import type { Lease } from "../holds/lease.js";
 import type { UpstreamStanding, Upstreams } from "../inference/upstreams.js";
 import type { Authenticator } from "./auth.js";
+import { authorizationOf } from "./door.js";
 import type { Metrics } from "./metrics.js";
-import { authorizationOf } from "./openai.js";
 import { sendError, sendJson } from "./wire/answer.js";
 
 /** Something that this program needs, or does with less well without. */

@@ -1,35 +1,35 @@
-import type { IncomingMessage, ServerResponse } from "node:http";
 import { type Refusal, refuse } from "../base/errors.js";
 import { newId } from "../base/ids.js";
-import { createLine, type Line } from "../base/line.js";
-import type { Log } from "../base/log.js";
 import { SECOND } from "../base/time.js";
-import type { Sql } from "../db/sql.js";
 import { CHAT } from "../inference/chat.js";
 import { EMBEDDINGS, parseEmbeddingRequest } from "../inference/embeddings.js";
-import type { Inference } from "../inference/inference.js";
 import type { Kind } from "../inference/kind.js";
 import { type Model, OWNED_BY } from "../inference/models.js";
 import type { ChatRequest } from "../inference/parameters.js";
 import { parseChatRequest } from "../inference/request.js";
-import type { ChildCaller, Credentials } from "../keys/caller.js";
 import { getChildOfCaller } from "../keys/child-keys.js";
-import type { RateLimiter } from "../keys/rate-limit.js";
 import { admitted, tellOpenAi } from "./admitted.js";
-import { type StreamWords, sendEvents } from "./event-stream.js";
-import { completeFor, streamFor } from "./inferring.js";
+import {
+  answer,
+  askingOf,
+  type Door,
+  type DoorDeps,
+  decoded,
+  MAX_BODY_BYTES,
+  MODELS,
+  queryOf,
+  type Route,
+  type Serve,
+  sendText,
+  take,
+  type Visit,
+  withoutApi,
+} from "./door.js";
+import type { StreamWords } from "./event-stream.js";
+import { completeFor } from "./inferring.js";
 import { keyBody } from "./openai-key.js";
 import { OPENAI_WORDS } from "./openai-stream.js";
 import { errorAnswer, readBody, refuseWith, sendJson } from "./wire/answer.js";
-
-export interface OpenAiDeps {
-  inference: Inference;
-  limiter: RateLimiter;
-  sql: Sql;
-  /** Tells whose `gc-` key a bearer header has. @throws invalid_api_key, wrong_key_kind */
-  requireChild(shown: Credentials): Promise<ChildCaller>;
-  log: Log;
-}
 
 /** What differs between callers of /v1 and of /api/v1: the words, never what is done. */
 export interface Words {
@@ -43,37 +43,9 @@ export interface Words {
   stream(asked: ChatRequest): StreamWords;
 }
 
-/**
- * Serves one request if its path is one of this door's.
- *
- * @param path without the query
- * @returns false where it is not, and nothing was done
- */
-export type Door = (
-  request: IncomingMessage,
-  response: ServerResponse,
-  path: string,
-) => Promise<boolean>;
-
-export interface Visit {
-  request: IncomingMessage;
-  response: ServerResponse;
-  requestId: string;
-}
-
 interface Spoken extends Visit {
   words: Words;
 }
-
-export type Serve<V = Visit> = (deps: OpenAiDeps, visit: V, caller: ChildCaller) => Promise<void>;
-
-export interface Route<V = Visit> {
-  verb: "GET" | "POST";
-  serve: Serve<V>;
-}
-
-export const MAX_BODY_BYTES = 10 * 1024 * 1024;
-export const MODELS = "/v1/models/";
 
 /**
  * The plain-HTTP doors of inference in OpenAI's dialect: chat completions, embeddings, models, and the
@@ -82,20 +54,15 @@ export const MODELS = "/v1/models/";
  *
  * @param openRouter how callers under /api/v1 are spoken to
  */
-export function createOpenAiDoor(deps: OpenAiDeps, openRouter: Words): Door {
+export function createOpenAiDoor(deps: DoorDeps, openRouter: Words): Door {
   return async (request, response, path) => {
-    const isOurs = !path.startsWith("/api/");
-    const route = routeOf(isOurs ? path : path.slice("/api".length));
+    const bare = withoutApi(path);
+    const route = routeOf(bare);
     if (route === undefined) return false;
     const requestId = newId();
-    const words = isOurs ? OPENAI : openRouter;
+    const words = bare === path ? OPENAI : openRouter;
     try {
-      if (request.method !== route.verb) {
-        response.setHeader("allow", route.verb);
-        throw refuse("method_not_allowed");
-      }
-      const caller = await deps.requireChild(authorizationOf(request));
-      await route.serve(deps, { request, response, requestId, words }, caller);
+      await take(deps, route, { request, response, requestId, words });
     } catch (error) {
       refuseWith(response, error, requestId, deps.log, words.refusal);
     }
@@ -119,31 +86,16 @@ function routeOf(path: string): Route<Spoken> | undefined {
   }
 }
 
-/** The key that a request shows, as bearer or in `x-api-key`, and where from. */
-export function authorizationOf({ headers, socket }: IncomingMessage): Credentials {
-  const key = headers["x-api-key"];
-  const bare = headers.authorization === undefined && key !== undefined;
-  return {
-    authorization: bare ? `Bearer ${key}` : headers.authorization,
-    ip: socket.remoteAddress ?? "unknown",
-  };
-}
-
-const chat: Serve<Spoken> = admitted(tellOpenAi, async ({ inference, log }, visit, caller) => {
-  const { request, response, requestId, words } = visit;
+const chat: Serve<Spoken> = admitted(tellOpenAi, async (deps, visit, caller) => {
+  const { request, response, words } = visit;
   const asked = words.readChat(await readBody(request, response, MAX_BODY_BYTES));
-  const asking = { request, response, requestId, caller, line: lineOf(response) };
-  if (!asked.stream) {
-    return sendText(response, await completeFor(inference, asking, words.chat, asked), requestId);
-  }
-  const events = streamFor(inference, asking, words.chat, asked);
-  await sendEvents(events, { response, words: words.stream(asked), requestId, log });
+  await answer(deps, askingOf(visit, caller), words.chat, asked, () => words.stream(asked));
 });
 
 const embeddings: Serve = admitted(tellOpenAi, async ({ inference }, visit, caller) => {
   const { request, response, requestId } = visit;
   const asked = parseEmbeddingRequest(await readBody(request, response, MAX_BODY_BYTES));
-  const asking = { request, response, requestId, caller, line: lineOf(response) };
+  const asking = askingOf(visit, caller);
   sendText(response, await completeFor(inference, asking, EMBEDDINGS, asked), requestId);
 });
 
@@ -186,38 +138,3 @@ const OPENAI: Words = {
   refusal: errorAnswer,
   stream: () => OPENAI_WORDS,
 };
-
-/** What stands behind the path. */
-export const queryOf = ({ url = "" }: IncomingMessage): URLSearchParams =>
-  new URLSearchParams(url.split("?").slice(1).join("?"));
-
-/** Aborts when the caller closes its connection before its answer is out. */
-export function lineOf(response: ServerResponse): Line {
-  const line = createLine();
-  if (response.destroyed) line.abort(hungUp());
-  response.once("close", () => {
-    if (!response.writableFinished) line.abort(hungUp());
-  });
-  return line;
-}
-
-/** As `sendJson`, for the hot path: node sends a text and its headers in one piece. */
-export function sendText(response: ServerResponse, json: string, requestId: string): void {
-  response.writeHead(200, {
-    "content-type": "application/json",
-    "content-length": Buffer.byteLength(json),
-    "x-request-id": requestId,
-  });
-  response.end(json);
-}
-
-/** The error of a broken connection, which nobody needs to hear of. */
-const hungUp = () => Object.assign(new Error("the caller hung up"), { code: "ECONNRESET" });
-
-export function decoded(text: string): string {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text;
-  }
-}

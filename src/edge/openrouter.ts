@@ -19,7 +19,7 @@ import {
 } from "../keys/child-keys.js";
 import type { ChildKey } from "../keys/key.js";
 import { getManagementKey } from "../keys/management-keys.js";
-import { authorizationOf, type Door, queryOf } from "./openai.js";
+import { authorizationOf, type Door, queryOf } from "./door.js";
 import { openRouterRefusal } from "./openrouter-errors.js";
 import { idOfHash, managedKey, ownChild, ownManagement } from "./openrouter-key.js";
 import { readKeyPatch, readListQuery, readNewKey } from "./openrouter-requests.js";

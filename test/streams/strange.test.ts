@@ -271,7 +271,8 @@ test("a reader that does not read makes the upstream wait, and little is kept fo
     },
     { timeout: 20_000, interval: 300 },
   );
-  expect(buffered() - before).toBeLessThan(8 * 1024 * 1024);
+  // Buffers of what was collected are freed beside us, a little later
+  await vi.waitFor(() => expect(buffered() - before).toBeLessThan(8 * 1024 * 1024));
   expect(written).toBeLessThan(32 * 1024 * 1024);
   expect((await booksOf(gateway, id)).open).toHaveLength(1);
 
