@@ -25,15 +25,18 @@ export async function moveFew(
 ): Promise<ItemAnswers[]> {
   const ordered = items.map((item, place) => ({ item, place })).sort(inOrder);
   const parameters: Parameter[] = [];
-  const calls = ordered.map(({ item }) => {
+  const calls = ordered.map(({ item }, n) => {
     const own =
       "end" in item ? endArguments(item.end) : authorizeArguments(item.authorize, gateway);
     const from = parameters.length + 1;
     parameters.push(...own);
     const places = own.map((_, i) => `$${from + i}`).join(",");
-    return "end" in item ? endCall(places) : authorizeCall(places);
+    return `select ${n} as n, ${"end" in item ? endCall(places) : authorizeCall(places)}`;
   });
-  const rows = await sql.unsafe<Row[]>(calls.join(" union all "), parameters, { prepare: true });
+  // Sorted, so that no row leaves before all are made: where a statement fails after its first rows,
+  // the driver counts them with the rows of the next one
+  const statement = `${calls.join(" union all ")} order by n`;
+  const rows = await sql.unsafe<Row[]>(statement, parameters, { prepare: true });
   const answers: ItemAnswers[] = [];
   for (const [i, { item, place }] of ordered.entries()) {
     const row = rows[i];
@@ -57,11 +60,11 @@ function inOrder({ item: one }: Placed, { item: other }: Placed): number {
 const accountOf = (item: Item): Id => ("end" in item ? item.end : item.authorize).account;
 
 const authorizeCall = (places: string) =>
-  `select decisions, granted as second, authorized_at as third, daily as fourth, monthly as fifth,
+  `decisions, granted as second, authorized_at as third, daily as fourth, monthly as fifth,
      total as sixth from authorize_hold(${places})`;
 
 const endCall = (places: string) =>
-  `select decisions, costs as second, usage_seqs as third, ended_at as fourth, held as fifth,
+  `decisions, costs as second, usage_seqs as third, ended_at as fourth, held as fifth,
      null as sixth from end_hold(${places})`;
 
 const authorizeArguments = (item: HoldRequest, gateway: Id | null): Parameter[] => [

@@ -102,6 +102,24 @@ test("of four at once one that makes their transaction fail is refused alone", a
   ]);
 });
 
+test("one that fails after others were done harms none of them, nor what comes next", async () => {
+  await database.sql.unsafe(`
+    create function refuse_13() returns trigger language plpgsql
+      as $$ begin raise exception 'made up'; end $$;
+    create trigger refuse_13 before insert on open_hold
+      for each row when (new.amount = 13) execute function refuse_13()`);
+  const alone = connect(database.url, { name: NAME, max: 1 });
+  const engine = createHolds(alone, { gateway, lanes: 1 });
+  const requests = [5n, 13n, 7n].map((amount) => holdOf(books, amount));
+  const said = await Promise.allSettled(requests.map((it) => engine.authorize(it)));
+  const amounts = said.map((it) => (it.status === "fulfilled" ? it.value.amount : `${it.reason}`));
+  expect(amounts).toEqual([5n, expect.stringContaining("made up"), 7n]);
+  const [next] = await alone<{ one: number }[]>`select 1 as one`;
+  expect(next?.one).toBe(1);
+  await engine.close();
+  await alone.end();
+});
+
 test("a hold and the end of another in one transaction: what the end gives back can be held", async () => {
   const small = await openBooks(database.sql, { balance: 100n });
   const first = holdOf(small, 100n);
