@@ -79,13 +79,13 @@ export const identify = (pid: number): Process => ({ pid, start: startOf(pid) ??
  * Node's flags for a gateway that shares few cores with Postgres. Most of what a request makes dies
  * young: a larger nursery and no collector threads beside it are worth a tenth to a quarter of its
  * requests a second. Nothing of it is born old, as node would have it where much is under way, and
- * the old are looked through before they are half as many again: that is a third of the memory.
+ * the old are looked through before they are a quarter more: that is a third of the memory.
  */
 export const GATEWAY_FLAGS = [
   "--single-threaded-gc",
   "--max-semi-space-size=32",
   "--no-allocation-site-pretenuring",
-  "--heap-growing-percent=40",
+  "--heap-growing-percent=20",
 ];
 
 /** Our command line as a file that node runs: a verb follows. */
