@@ -610,9 +610,6 @@ declare
   v_now timestamptz;
   v_day date;
   v_month date;
-  v_daily bigint;                -- remaining, null: no limit
-  v_monthly bigint;
-  v_total bigint;
   v_written int;
 begin
   if p_part = 0 and p_amount > 0 then

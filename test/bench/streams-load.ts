@@ -75,6 +75,8 @@ async function run(load: PacedLoad): Promise<PacedFigures> {
     if (i % 10 === 9) await pause((10 * SECOND) / load.streams);
   }
   for (let waited = 0; waited < OPENING && all.some(isSilent); waited += 50) await pause(50);
+  // What is looked at now, while all are open, has passed before their tokens are counted
+  process.send?.({ open: true });
   await pause(SECOND);
   measuring = true;
   const from = elapsed();

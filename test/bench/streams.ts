@@ -1,5 +1,4 @@
 import { cpus } from "node:os";
-import { pause, SECOND } from "../../src/base/time.js";
 import { MODEL, openPaidWorld, type PaidWorld } from "./paid-world.js";
 import { messageOf } from "./processes.js";
 import type { PacedFigures, PacedLoad } from "./streams-load.js";
@@ -18,8 +17,6 @@ interface Extent {
 }
 
 const KEYS = 100;
-/** Seconds after which all streams are open. */
-const OPENED = 4;
 export const TOKENS_A_SECOND = 100;
 
 /**
@@ -51,10 +48,11 @@ export async function benchStreams({ emptyDatabase, streams, seconds, json }: St
 
 /** What the gateway holds while all streams run: heap and buffers, without garbage. */
 async function keptMemory(world: PaidWorld, extent: Extent) {
-  const running = drive(world, extent);
-  await pause(OPENED * SECOND);
-  const bytes = await world.kept();
-  return { figures: await running, bytes };
+  let bytes = 0;
+  const figures = await drive(world, extent, world.gateway, async () => {
+    bytes = await world.kept();
+  });
+  return { figures, bytes };
 }
 
 function report(result: Awaited<ReturnType<typeof benchStreams>>): void {
@@ -72,7 +70,13 @@ function report(result: Awaited<ReturnType<typeof benchStreams>>): void {
   );
 }
 
-async function drive(world: PaidWorld, extent: Extent, url = world.gateway): Promise<PacedFigures> {
+/** @param opened called once all streams run */
+async function drive(
+  world: PaidWorld,
+  extent: Extent,
+  url: string,
+  opened = async () => {},
+): Promise<PacedFigures> {
   const child = await world.client("./streams-load.ts");
   const body = JSON.stringify({
     model: MODEL,
@@ -82,5 +86,8 @@ async function drive(world: PaidWorld, extent: Extent, url = world.gateway): Pro
     stream_options: { include_usage: true },
   });
   child.send({ ...extent, url, keys: world.keys, body } satisfies PacedLoad);
-  return (await messageOf<{ figures: PacedFigures }>(child)).figures;
+  await messageOf<{ open: true }>(child);
+  const figures = messageOf<{ figures: PacedFigures }>(child);
+  await opened();
+  return (await figures).figures;
 }

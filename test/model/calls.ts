@@ -35,9 +35,8 @@ export async function playCalls(real: Real, world: World, made: AnyCall[]): Prom
   for (const batch of roundsOf(calls)) {
     const few = batch.length <= real.few;
     const round = few ? batch.toSorted((a, b) => a.account - b.account) : batch;
-    const instants = instantsOf(world, few);
     const ends = round.filter((it): it is EndCall => it.do !== "hold");
-    endAll(world, ends, instants(), (place, line, word) => {
+    endAll(world, ends, instantsOf(world, few), (place, line, word) => {
       expected[place] = line;
       name(told, place, END_DECISIONS[decided.end.shift() ?? 0], word, expected);
     });
@@ -45,7 +44,7 @@ export async function playCalls(real: Real, world: World, made: AnyCall[]): Prom
       const ask = asks[place];
       return ask ? [{ ...ask, place }] : [];
     });
-    authorizeAll(world, holds, instants(), (place, line, word) => {
+    authorizeAll(world, holds, instantsOf(world, few), (place, line, word) => {
       expected[place] = line;
       name(told, place, HOLD_DECISIONS[decided.hold.shift() ?? 0], word, expected);
     });
@@ -84,12 +83,10 @@ type Decided = (place: number, line: string, word: string) => void;
  * All ends of a batch happen at one instant of their account, and so do all its holds; where they
  * are few, each at its own.
  */
-function instantsOf(world: World, few: boolean): () => Instants {
+function instantsOf(world: World, few: boolean): Instants {
   const next = (account: number) => instant(world, at(world.accounts, account));
-  return () => {
-    const fixed = world.accounts.map((_, account) => next(account));
-    return (account) => (few ? next(account) : at(fixed, account));
-  };
+  const fixed = world.accounts.map((_, account) => next(account));
+  return (account) => (few ? next(account) : at(fixed, account));
 }
 
 type Instants = (account: number) => Micros;
